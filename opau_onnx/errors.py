@@ -1,0 +1,27 @@
+"""Typed errors. Each message says what was asked, what was found, what was expected and how to mend it."""
+
+from __future__ import annotations
+
+
+class OpauError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class SpecError(OpauError, ValueError):
+    """A configuration of the activation that the definition does not allow."""
+
+
+class LoadError(OpauError):
+    """A model file that cannot be read, or that is refused because reading it could run code."""
+
+
+class ExportError(OpauError):
+    """A model that cannot be turned into an ONNX file as asked."""
+
+
+class ValidationError(OpauError):
+    """A comparison that cannot be carried out (not: a comparison that found a difference)."""
+
+
+class ReplacementError(OpauError, ValueError):
+    """A request to swap activations that matches nothing in the model."""
