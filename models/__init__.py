@@ -1,0 +1,42 @@
+"""Architectures by name, and the small trained checkpoints that are shipped beside them.
+
+Importing this package loads no torch; :func:`create` does. Each checkpoint ``<name>.pt`` has a card ``<name>.json``
+that says how it was trained and what it reaches.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from opau_onnx.errors import LoadError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ARCHITECTURES: dict[str, str] = {"lenet": "opau_onnx.models.lenet:LeNet"}
+"""Architecture name -> ``module:class``. Its arguments must be JSON data, since checkpoints hold them."""
+
+
+def create(architecture: str, **arguments: Any) -> nn.Module:
+    """A new model with fresh weights, in training mode.
+
+    Args:
+        architecture: a key of :data:`ARCHITECTURES`.
+        arguments: of its class.
+
+    Raises:
+        LoadError: an unknown architecture, an argument that it does not take or lacks, or a value it does not know.
+    """
+    if architecture not in ARCHITECTURES:
+        raise LoadError(f"unknown architecture {architecture!r}; expected one of {', '.join(ARCHITECTURES)}")
+    module, _, name = ARCHITECTURES[architecture].partition(":")
+    factory = getattr(import_module(module), name)
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise LoadError(f"{architecture}: {error}; it is made with {signature}") from None
+    model: nn.Module = factory(**arguments)
+    return model
