@@ -1,0 +1,54 @@
+"""Learned rational (orthogonal-Padé) activations: from a trained PyTorch model to ONNX, proven equal.
+
+Importing this package loads neither torch nor onnxruntime; the names below load what they need when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opau_onnx._version import __version__
+
+if TYPE_CHECKING:
+    from opau_onnx.checkpoint import save_checkpoint
+    from opau_onnx.export.api import ExportResult, Settings, export_model, validate_model
+    from opau_onnx.load import load
+    from opau_onnx.parity.validate import Options
+    from opau_onnx.spec import Config
+
+_WHERE = {
+    "Config": "opau_onnx.spec",
+    "ExportResult": "opau_onnx.export.api",
+    "Options": "opau_onnx.parity.validate",
+    "Settings": "opau_onnx.export.api",
+    "export_model": "opau_onnx.export.api",
+    "load": "opau_onnx.load",
+    "save_checkpoint": "opau_onnx.checkpoint",
+    "validate_model": "opau_onnx.export.api",
+}
+
+__all__ = [
+    "Config",
+    "ExportResult",
+    "Options",
+    "Settings",
+    "__version__",
+    "export_model",
+    "load",
+    "save_checkpoint",
+    "validate_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in ("nn", "models", "spec", "oracle", "errors", "export", "parity", "data"):
+        return importlib.import_module(f"opau_onnx.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

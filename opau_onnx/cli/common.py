@@ -1,0 +1,47 @@
+"""What all commands share: exit codes, errors, a console that is plain when piped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+EQUAL, DIFFERENT, USAGE = 0, 1, 2
+"""Exit codes: done (and equal); not equal; the command or a file is wrong."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console; piped output is plain text without colours, wide enough not to fold tables."""
+    stream = sys.stderr if stderr else sys.stdout
+    if stream.isatty():
+        return Console(stderr=stderr)
+    return Console(stderr=stderr, width=160, color_system=None, force_terminal=False)
+
+
+def fail(message: str, code: int = USAGE) -> NoReturn:
+    """Print an error and end the command."""
+    console(stderr=True).print(f"[bold red]error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@contextmanager
+def steps(*, verbose: bool) -> Iterator[Callable[[str], None]]:
+    """A spinner that names the current step on a terminal; lines with ``verbose``; silent when piped."""
+    out = console(stderr=True)
+    if verbose:
+        yield lambda step: out.print(f"{step} ...", highlight=False)
+    elif out.is_terminal:
+        with out.status("loading") as status:
+            yield lambda step: status.update(step)
+    else:
+        yield lambda step: None

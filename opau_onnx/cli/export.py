@@ -1,0 +1,177 @@
+"""``opau-export``: from a trained model to an ONNX file that is proven equal."""
+
+# No `from __future__ import annotations` with heavy types here: typer reads the annotations at run time, and this module
+# must import nothing heavy, so that --help answers at once.
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, steps
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+_FILES, _WHAT, _CHECK = "Reading the model", "What is written", "Validation"
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def export(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Checkpoint, state_dict (.pt, .pth, .safetensors), exported program (.pt2).", show_default=False),
+    ],
+    output: Annotated[Path, typer.Argument(help="The .onnx file to write.", show_default=False)],
+    factory: Annotated[
+        Optional[str],
+        typer.Option("--model", help="package.module:factory that builds the module a state_dict fits.", rich_help_panel=_FILES),
+    ] = None,
+    input_shape: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Shape of an example input, e.g. 1,3,224,224; once for each input.", rich_help_panel=_FILES),
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Trust MODEL and run the code in it.", rich_help_panel=_FILES)
+    ] = False,
+    opset: Annotated[
+        Optional[int],
+        typer.Option(
+            help="ONNX opset, 18 to the newest that onnxruntime here runs; default: 20, or 22 for bfloat16.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    dtype: Annotated[
+        Optional[str],
+        typer.Option(help="float32, float16, bfloat16 or float64; default: the model's own.", rich_help_panel=_WHAT),
+    ] = None,
+    dynamic_axes: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="INPUT:AXIS=NAME[,AXIS=NAME], e.g. x:0=batch,2=height; once for each input. "
+            "Default: axis 0 of every input is dynamic.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    static: Annotated[bool, typer.Option("--static", help="Fix all sizes.", rich_help_panel=_WHAT)] = False,
+    external_data: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--external-data/--no-external-data",
+            help="Weights in OUTPUT.onnx.data; default: only beyond 2 GB.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    report: Annotated[
+        Optional[Path], typer.Option(help="Write what was found as JSON.", rich_help_panel=_CHECK)
+    ] = None,
+    no_validate: Annotated[
+        bool, typer.Option("--no-validate", help="Do not compare the file with PyTorch.", rich_help_panel=_CHECK)
+    ] = False,
+    validate_only: Annotated[
+        bool,
+        typer.Option("--validate-only", help="Compare an existing OUTPUT with MODEL; write nothing.", rich_help_panel=_CHECK),
+    ] = False,
+    atol: Annotated[
+        Optional[float],
+        typer.Option(help="Absolute tolerance instead of the measured one.", min=0.0, rich_help_panel=_CHECK),
+    ] = None,
+    rtol: Annotated[
+        Optional[float],
+        typer.Option(help="Relative tolerance instead of the measured one.", min=0.0, rich_help_panel=_CHECK),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="Rows of the largest random batch.", min=1, rich_help_panel=_CHECK)
+    ] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of the random inputs.", rich_help_panel=_CHECK)] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps and every comparison.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v))
+    ] = False,
+) -> None:
+    """Export a trained model with learned activations to [bold]one ONNX file[/], and prove that the file is equal.
+
+    Exit codes: 0 exported and equal; 1 not equal (the file is kept as NAME.rejected.onnx); 2 usage or load error.
+    """
+    shapes = [_shape(text) for text in input_shape or []]
+    fields = {
+        "opset": opset, "dtype": dtype, "static": static, "external_data": external_data, "validate": not no_validate,
+        "dynamic_axes": _axes(dynamic_axes) if dynamic_axes else None,
+    }  # fmt: skip
+    check = {"atol": atol, "rtol": rtol, "samples": samples, "seed": seed}
+    if validate_only and no_validate:
+        fail("--validate-only and --no-validate exclude each other")
+    reading = {"factory": factory, "input_shapes": shapes or None, "allow_pickle": allow_pickle}
+    result = _run(model, output, reading, fields, check, report, validate_only, verbose)
+    from opau_onnx.cli.export_output import show
+
+    show(result, verbose=verbose, validate_only=validate_only)
+    raise typer.Exit(DIFFERENT if result.equal is False else EQUAL)
+
+
+def _run(
+    model: Path, output: Path, reading: dict[str, Any], fields: dict[str, Any], check: dict[str, Any],
+    report: Optional[Path], validate_only: bool, verbose: bool,
+) -> Any:  # fmt: skip
+    """Load, then export or compare; errors of ours end the command with a message, code 2."""
+    with steps(verbose=verbose) as step:
+        step("loading PyTorch")
+        from opau_onnx.errors import OpauError
+        from opau_onnx.export.api import Settings, export_model, validate_model, write_report
+        from opau_onnx.export.graph import quiet
+        from opau_onnx.load import load
+        from opau_onnx.parity.validate import Options
+
+        try:
+            step(f"reading {model}")
+            with quiet():
+                source = load(model, **reading)
+            if validate_only:
+                step("comparing with PyTorch")
+                result = validate_model(source, output, options=Options(**check))
+                if report is not None:
+                    write_report(result, report)
+                return result
+            settings = Settings(options=Options(**check), **fields)
+            return export_model(source, output, settings=settings, report=report, progress=step)
+        except OpauError as error:
+            fail(str(error))
+        except OSError as error:
+            fail(f"{error.filename or output}: {error.strerror or error}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from opau_onnx._version import __version__
+
+        typer.echo(f"opau-export {__version__}")
+        raise typer.Exit
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(",") if part.strip())
+    except ValueError:
+        shape = ()
+    if not shape or any(n < 1 for n in shape):
+        fail(f"--input-shape is {text!r}; expected whole numbers of at least 1 with commas, e.g. 1,3,224,224")
+    return shape
+
+
+def _axes(texts: list[str]) -> dict[str, dict[int, str]]:
+    found: dict[str, dict[int, str]] = {}
+    for text in texts:
+        name, _, rest = text.partition(":")
+        try:
+            pairs = [part.split("=") for part in rest.split(",")]
+            axes = {int(axis): dim.strip() for axis, dim in pairs}
+        except ValueError:
+            axes = {}
+        if not name or not axes or not all(dim.isidentifier() for dim in axes.values()):
+            fail(f"--dynamic-axes is {text!r}; expected INPUT:AXIS=NAME[,AXIS=NAME], e.g. x:0=batch,2=height")
+        found.setdefault(name, {}).update(axes)
+    return found
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

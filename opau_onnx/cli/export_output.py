@@ -1,0 +1,89 @@
+"""What ``opau-export`` prints: a line for each activation, a table of comparisons, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from opau_onnx.cli.common import console
+from opau_onnx.export.api import ExportResult
+from opau_onnx.parity.compare import Comparison
+from opau_onnx.parity.validate import Validation
+
+
+def show(result: ExportResult, *, verbose: bool, validate_only: bool) -> None:
+    """Print the result."""
+    out = console()
+    count = len(result.activations)
+    out.print(
+        f"{escape(result.source.name)} ({result.source.kind}), {result.dtype}, opset {result.opset}: "
+        + (f"{count} learned activation{'s' if count != 1 else ''}" if count else "no learned activation in this model"),
+        highlight=False,
+    )
+    if result.validation is None:
+        for record in result.activations:
+            out.print(f"  {escape(record['node'])}: {_config(record)}", highlight=False)
+        out.print(f"{escape(str(result.path))} written, [bold yellow]not compared[/] with PyTorch (--no-validate)")
+        return
+    _validation(out, result.validation, verbose=verbose)
+    _verdict(out, result, validate_only=validate_only)
+
+
+def _config(record: dict[str, Any]) -> str:
+    groups = f", {record['groups']} groups along axis {record['axis']}" if record["groups"] > 1 else ""
+    return f"{record['basis']}, {record['form']}, degrees {tuple(record['degrees'])}{groups}"
+
+
+def _validation(out: Console, found: Validation, *, verbose: bool) -> None:
+    if found.activations:
+        table = Table("activation", "function", "coefficients", "max error", "ULP", "needs", "", title_justify="left")
+        for check in found.activations:
+            row = [escape(check.node), escape(str(check.config)), check.coefficients]
+            table.add_row(*row, *(_numbers(check.comparison) if check.comparison else ["-", "-", "-"]), _mark(check.equal))
+        out.print(table)
+    table = Table("whole model", "elements", "max error", "ULP", "tolerance", "needs", "")
+    for comparison in found.outputs if verbose else _worst(found.outputs):
+        numbers = _numbers(comparison)
+        table.add_row(
+            escape(comparison.name), f"{comparison.elements:,}", numbers[0], numbers[1], f"{comparison.atol:.2g}", numbers[2],
+            _mark(comparison.equal),
+        )  # fmt: skip
+    out.print(table)
+    out.print(f"{escape(found.reference)} against {escape(found.runtime)}", highlight=False)
+    out.print('"needs" is the share of the tolerance that is used; up to 1 is equal', highlight=False)
+
+
+def _worst(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Of each kind of input, the batch that uses most of its tolerance."""
+    kept: dict[str, Comparison] = {}
+    for comparison in comparisons:
+        key = comparison.name.rpartition(", batch")[0] or comparison.name
+        if key not in kept or comparison.tolerance_needed > kept[key].tolerance_needed:
+            kept[key] = comparison
+    return list(kept.values())
+
+
+def _numbers(comparison: Comparison) -> list[str]:
+    return [f"{comparison.max_abs_error:.2g}", f"{comparison.max_ulp_error:.3g}", f"{comparison.tolerance_needed:.2g}"]
+
+
+def _mark(equal: bool) -> str:
+    return "[green]equal[/]" if equal else "[bold red]DIFFERENT[/]"
+
+
+def _verdict(out: Console, result: ExportResult, *, validate_only: bool) -> None:
+    if result.equal:
+        done = "compared" if validate_only else "written"
+        out.print(f"[bold green]equal[/]: {escape(str(result.path))} {done}", highlight=False)
+    elif validate_only:
+        out.print(f"[bold red]NOT EQUAL[/]: {escape(str(result.path))} does not compute what the model does", highlight=False)
+    else:
+        out.print(
+            f"[bold red]NOT EQUAL[/]: the file is kept as {escape(str(result.path))}; {escape(str(result.requested))} was not "
+            "written",
+            highlight=False,
+        )

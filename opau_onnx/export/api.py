@@ -1,0 +1,265 @@
+"""``export_model``: from a trained model to an ONNX file that is proven equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from opau_onnx._version import __version__
+from opau_onnx.errors import ExportError
+from opau_onnx.export import graph, opsets, program, write
+from opau_onnx.export.program import DTYPES, Axes
+from opau_onnx.files import replacing
+from opau_onnx.load import Source, load
+from opau_onnx.parity.validate import Options, Validation, validate
+
+REPORT_SCHEMA = "opau_onnx.export_report/1"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to export; the defaults are those of ``opau-export``.
+
+    Attributes:
+        opset: version of ONNX's default domain, 18 to :func:`opau_onnx.export.opsets.newest`; None is 20, or 22 for
+            bfloat16.
+        dtype: "float32", "float16", "bfloat16" or "float64"; None keeps the model's own.
+        dynamic_axes: input name or position -> axis -> name; None makes axis 0 of every input "batch".
+        static: no dynamic axes at all.
+        external_data: weights in a file of their own; None decides by size (beyond 2 GB).
+        validate: compare the file with the model.
+        options: of that comparison.
+    """
+
+    opset: int | None = None
+    dtype: str | None = None
+    dynamic_axes: Mapping[str | int, Mapping[int, str]] | None = None
+    static: bool = False
+    external_data: bool | None = None
+    validate: bool = True
+    options: Options = Options()
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written and what was found.
+
+    Attributes:
+        path: the file; where the comparison failed, the one with ".rejected" in its name.
+        requested: the path that was asked for.
+        opset, dtype: of the file.
+        activations: one record for each activation (:func:`opau_onnx.export.graph.describe`).
+        validation: None where it was not asked for.
+        source: where the model came from.
+    """
+
+    path: Path
+    requested: Path
+    opset: int
+    dtype: str
+    activations: list[dict[str, Any]]
+    validation: Validation | None
+    source: Source
+
+    @property
+    def equal(self) -> bool | None:
+        """The verdict; None where nothing was compared."""
+        return None if self.validation is None else self.validation.equal
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data; its schema is in docs/export.md."""
+        return {
+            "schema": REPORT_SCHEMA,
+            "opau_onnx": __version__,
+            "source": {"name": self.source.name, "kind": self.source.kind, "sha256": self.source.sha256},
+            "file": self.path.name,
+            "exported": self.path == self.requested,
+            "opset": self.opset,
+            "dtype": self.dtype,
+            "activations": self.activations,
+            "validation": self.validation.as_dict() if self.validation else {"verdict": "not validated"},
+        }
+
+
+def export_model(
+    model: nn.Module | Source | str | Path,
+    output: str | Path,
+    inputs: Tensor | Sequence[Tensor] | None = None,
+    *,
+    settings: Settings | None = None,
+    report: str | Path | None = None,
+    progress: Callable[[str], None] = lambda step: None,
+    **options: Any,
+) -> ExportResult:
+    """Export a model with learned activations to one ONNX file, and compare the file with the model.
+
+    Args:
+        model: a module, a file that :func:`opau_onnx.load.load` reads without further arguments, or its result.
+        output: the .onnx file to write.
+        inputs: example inputs for a module; files bring their own.
+        settings: how to export; or give its fields as keyword arguments (``opset=20, dtype="float16"``).
+        report: a JSON file to write besides.
+        progress: called with a short text before each step.
+        options: fields of :class:`Settings`.
+
+    Returns:
+        What was written. Where ``result.equal`` is False the file stands under ``result.path``, "NAME.rejected.onnx", and
+        ``output`` was not touched.
+
+    Raises:
+        LoadError, ExportError, ValidationError: nothing is written then.
+    """
+    settings = Settings(**options) if settings is None else settings
+    output = Path(output)
+    if output.suffix != ".onnx":
+        raise ExportError(f"the output is {output.name!r}; expected a name that ends in .onnx")
+    if report is not None and not Path(report).parent.is_dir():
+        raise ExportError(f"cannot write {report}: its folder does not exist")
+    source = _source(model, inputs)
+    _check_opset(settings.opset)
+    dtype, traced, axes = _trace(source, settings, progress)
+    kind = str(dtype).removeprefix("torch.")
+    opset = settings.opset or opsets.default(kind)
+    progress("converting to ONNX")
+    names = [axes.get(i, {}) for i in range(len(source.inputs))]
+    exported = graph.build_model(traced, opset, names)
+    write.add_metadata(exported, source.kind, source.sha256, kind)
+    path, validation = _write(exported, output, source, axes, dtype, settings, progress)
+    result = ExportResult(path, output, opset, kind, graph.describe(exported), validation, source)
+    if report is not None:
+        write_report(result, report)
+    return result
+
+
+def write_report(result: ExportResult, report: str | Path) -> None:
+    """Write a result as JSON; the file appears whole or not at all."""
+    with replacing(Path(report)) as temporary:
+        temporary.write_text(write.report_text(result.as_dict()))
+
+
+def validate_model(
+    model: nn.Module | Source | str | Path,
+    path: str | Path,
+    inputs: Tensor | Sequence[Tensor] | None = None,
+    *,
+    options: Options | None = None,
+) -> ExportResult:
+    """Compare an existing ONNX file, exported by this package, with the model; nothing is written.
+
+    Args and errors as :func:`export_model`.
+    """
+    path = Path(path)
+    source = _source(model, inputs)
+    if not path.is_file():
+        raise ExportError(f"{path} does not exist")
+    try:
+        stored = ir.load(path)
+    except Exception as error:
+        raise ExportError(f"{path} is not a readable ONNX file: {error}") from None
+    axes = _file_axes(stored)
+    kind = stored.metadata_props.get("opau.dtype", "float32")
+    if kind not in DTYPES:
+        raise ExportError(f"{path} says it holds {kind!r}; expected one of {', '.join(DTYPES)}")
+    found = validate(source.model, path, source.inputs, axes, DTYPES[kind], options or Options())
+    opset = stored.opset_imports.get("", 0)
+    return ExportResult(path, path, opset, kind, graph.describe(stored), found, source)
+
+
+def _file_axes(model: ir.Model) -> Axes:
+    return {
+        i: {a: str(d.value) for a, d in enumerate(v.shape or ()) if isinstance(d, ir.SymbolicDim)}
+        for i, v in enumerate(model.graph.inputs)
+    }
+
+
+def _source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
+    if isinstance(model, (str, Path)):
+        model = load(Path(model))
+    examples = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
+    if isinstance(model, Source):
+        return model
+    if not isinstance(model, nn.Module):
+        raise ExportError(f"cannot export {type(model).__name__}; expected a torch.nn.Module or a path")
+    if not examples:
+        raise ExportError("a module needs example inputs: export_model(module, path, inputs)")
+    if model.training:
+        raise ExportError("the module is in training mode; call model.eval() first")
+    return Source(model, examples, None, "module", type(model).__name__, None)
+
+
+def _check_opset(opset: int | None) -> None:
+    if opset is not None and not opsets.OLDEST <= opset <= opsets.newest():
+        raise ExportError(f"opset {opset} is not supported; expected {opsets.OLDEST} to {opsets.newest()}")
+
+
+def _trace(
+    source: Source, settings: Settings, progress: Callable[[str], None]
+) -> tuple[torch.dtype, torch.export.ExportedProgram, Axes]:
+    own = program.model_dtype(source.model)
+    if settings.dtype is not None and settings.dtype not in DTYPES:
+        raise ExportError(f"dtype is {settings.dtype!r}; expected one of {', '.join(DTYPES)}")
+    dtype = own if settings.dtype is None else DTYPES[settings.dtype]
+    if source.program is not None:
+        if dtype != own or settings.dynamic_axes is not None or settings.static:
+            raise ExportError(
+                f"{source.name} is an exported program: its dtype ({own}) and its dynamic axes were fixed when it was made. "
+                "Leave out --dtype, --dynamic-axes and --static, or export from the weights"
+            )
+        return dtype, source.program, program.program_axes(source.program)
+    progress("tracing the model")
+    axes = _axes(source, settings)
+    with graph.quiet():
+        cast = program.cast_model(source.model, dtype)
+        return dtype, program.trace(cast, program.cast_inputs(source.inputs, dtype), axes), axes
+
+
+def _axes(source: Source, settings: Settings) -> Axes:
+    if settings.static:
+        if settings.dynamic_axes:
+            raise ExportError("static and dynamic_axes exclude each other")
+        return {}
+    if settings.dynamic_axes is None:
+        return program.default_axes(source.inputs)
+    names = program.input_names(source.model, len(source.inputs))
+    axes: Axes = {}
+    for key, wanted in settings.dynamic_axes.items():
+        position = key if isinstance(key, int) else names.index(key) if key in names else -1
+        if not 0 <= position < len(source.inputs):
+            raise ExportError(f"dynamic axes name the input {key!r}; the model has {', '.join(names)}")
+        rank = source.inputs[position].dim()
+        for axis in wanted:
+            if not 0 <= axis < rank:
+                raise ExportError(f"input {names[position]} has axes 0 to {rank - 1}; {axis} is none of them")
+        axes[position] = dict(wanted)
+    return axes
+
+
+def _write(
+    model: ir.Model, output: Path, source: Source, axes: Axes, dtype: torch.dtype, settings: Settings,
+    progress: Callable[[str], None],
+) -> tuple[Path, Validation | None]:  # fmt: skip
+    external = settings.external_data
+    if external is None:
+        external = write.weight_bytes(model) > write.PROTOBUF_LIMIT
+    with write.staging(output) as folder:
+        progress("writing and checking")
+        staged = folder / output.name
+        write.save(model, staged, external=external)
+        if not settings.validate:
+            write.publish(staged, output)
+            return output, None
+        progress("comparing with PyTorch")
+        found = validate(source.model, staged, source.inputs, axes, dtype, settings.options)
+        if found.equal:
+            write.publish(staged, output)
+            return output, found
+        rejected = output.with_name(f"{output.stem}.rejected.onnx")
+        write.save(model, folder / rejected.name, external=external)
+        write.publish(folder / rejected.name, rejected)
+        return rejected, found

@@ -1,0 +1,223 @@
+"""torch.export program -> ONNX model with ``ai.opau`` nodes and their functions, clean of the exporting machine."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from opau_onnx.errors import ExportError
+from opau_onnx.export import function
+from opau_onnx.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
+
+MODULE = "opau.module"
+"""Key of a node's metadata: the qualified name of the torch module that it comes from."""
+IR_VERSION = 10
+"""The first with overloads of functions."""
+
+_FLOAT16S = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def build_model(program: torch.export.ExportedProgram, opset: int, axis_names: list[dict[int, str]]) -> ir.Model:
+    """Convert a program.
+
+    Args:
+        program: holds ``opau::orthogonal_pade`` nodes.
+        opset: version of ONNX's default domain.
+        axis_names: per input, axis -> name of a dynamic axis.
+
+    Raises:
+        ExportError: an operator that the exporter does not know, and the like.
+    """
+    try:
+        with quiet():
+            kept = program.run_decompositions({torch.ops.opau.orthogonal_pade.default: _as_node})
+            exported = torch.onnx.export(kept, (), dynamo=True, opset_version=opset, verbose=False)
+    except Exception as error:
+        raise ExportError(f"torch.onnx cannot export the model: {type(error).__name__}: {error}") from error
+    assert exported is not None
+    model: ir.Model = exported.model
+    names = _record_modules(model)
+    _clean(model)
+    _rename_axes(model, axis_names)
+    _rename_values(model, names)
+    _widen_coefficients(model)
+    _attach_functions(model, opset)
+    return model
+
+
+def opau_nodes(model: ir.Model) -> list[ir.Node]:
+    """The activation's nodes, in the order of the graph, those in subgraphs included."""
+    return [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type == OP_TYPE]
+
+
+def _as_node(
+    x: torch.Tensor, numerator: torch.Tensor, denominator: torch.Tensor, basis: str, form: str, degrees: list[int],
+    groups: int, axis: int,
+) -> torch.Tensor:  # fmt: skip
+    config = Config(basis, form, (degrees[0], degrees[1]), groups, axis)
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{OP_TYPE}",
+        (x, numerator, denominator),
+        function.attributes(config),
+        dtype=x.dtype,
+        shape=x.shape,
+        version=OPSET_VERSION,
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the exporter's own warnings and log lines."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _record_modules(model: ir.Model) -> dict[ir.Node, str]:
+    """The torch module of each node, as the exporter recorded it."""
+    names = {}
+    for node in opau_nodes(model):
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        names[node] = scopes[-2] if len(scopes) > 1 else ""
+    return names
+
+
+def _clean(model: ir.Model) -> None:
+    """Drop what the exporter wrote about its own work: stack traces with paths of this machine, and texts."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    for graph in model.graphs():
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for value in (*graph.inputs, *graph.initializers.values()):
+            value.metadata_props.clear()
+            value.doc_string = None
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+            value.doc_string = None
+
+
+def _rename_axes(model: ir.Model, axis_names: list[dict[int, str]]) -> None:
+    """torch's symbols (s31) -> the names asked for; a symbol without a name gets dim_0, dim_1, .. in order."""
+    symbols: dict[str, str] = {}
+    for value, names in zip(model.graph.inputs, axis_names, strict=False):
+        for axis, dim in enumerate(value.shape or ()):
+            if isinstance(dim, ir.SymbolicDim) and dim.value and axis in names:
+                symbols.setdefault(dim.value, names[axis])
+
+    def renamed(text: str) -> str:
+        return re.sub(
+            r"\b[su]\d+\b",
+            lambda m: symbols.setdefault(m[0], f"dim_{sum(v.startswith('dim_') for v in symbols.values())}"),
+            text,
+        )
+
+    for value in _values(model):
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [renamed(d.value) if isinstance(d, ir.SymbolicDim) and d.value else d for d in value.shape]
+            )
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in model.graphs():
+        yield from graph.inputs
+    for node in model.graph.all_nodes():
+        yield from node.outputs
+
+
+def _rename_values(model: ir.Model, modules: dict[ir.Node, str]) -> None:
+    """Speaking names: nodes and their results after the torch module, outputs "output"."""
+    outputs = list(model.graph.outputs)
+    taken = {v.name for v in model.graph.inputs}
+    for i, value in enumerate(outputs):
+        name = "output" if len(outputs) == 1 else f"output_{i}"
+        if value.producer() is not None and name not in taken and outputs.count(value) == 1:
+            value.name = name
+    calls: dict[str, int] = {}
+    for node, module in modules.items():
+        node.metadata_props[MODULE] = module
+        count = calls[module] = calls.get(module, -1) + 1
+        suffix = f"_{count}" if count else ""
+        node.name = f"{module}/{OP_TYPE}{suffix}" if module else f"{OP_TYPE}{suffix}"
+        if node.outputs[0] not in outputs:
+            node.outputs[0].name = f"{node.name}:Y"
+
+
+def _widen_coefficients(model: ir.Model) -> None:
+    """Coefficients become float32, or float64 beside a float64 X, whatever the model's dtype is."""
+    for node in opau_nodes(model):
+        wanted = ir.DataType.DOUBLE if node.inputs[0].dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+        for position in (1, 2):
+            value = node.inputs[position]
+            if value.dtype in _FLOAT16S or (wanted == ir.DataType.DOUBLE and value.dtype == ir.DataType.FLOAT):
+                node.replace_input_with(position, _converted(model, node, value, wanted))
+
+
+def _converted(model: ir.Model, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    name = f"{value.name}.{dtype.name.lower()}"
+    if value.const_value is None:
+        cast = ir.node("Cast", [value], attributes={"to": dtype})
+        cast.outputs[0].name, cast.outputs[0].dtype, cast.outputs[0].shape = name, dtype, value.shape
+        node.graph.insert_before(node, cast)
+        return cast.outputs[0]
+    initializers = model.graph.initializers
+    sole = len(value.uses()) == 1
+    name = value.name if sole else name
+    tensor = ir.tensor(value.const_value.numpy().astype(dtype.numpy()), name=name)
+    if sole:
+        value.const_value, value.dtype = tensor, dtype
+        return value
+    if name not in initializers:
+        fresh = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=tensor)
+        model.graph.register_initializer(fresh)
+    return initializers[name]
+
+
+def _attach_functions(model: ir.Model, opset: int) -> None:
+    model.functions.clear()
+    for node in opau_nodes(model):
+        config = function.read_config(node)
+        node.overload = function.overload(config)
+        node.version = None
+        if (DOMAIN, OP_TYPE, node.overload) not in model.functions:
+            body = function.build(config, opset)
+            model.functions[body.identifier()] = body
+    if model.functions:
+        model.graph.opset_imports[DOMAIN] = OPSET_VERSION
+    else:
+        model.graph.opset_imports.pop(DOMAIN, None)
+    model.ir_version = max(model.ir_version, IR_VERSION)
+
+
+def describe(model: ir.Model) -> list[dict[str, Any]]:
+    """One record for each activation: node, torch module, configuration, shapes and names of the coefficients."""
+    records = []
+    for node in opau_nodes(model):
+        config = function.read_config(node)
+        records.append(
+            {
+                "node": node.name,
+                "module": node.metadata_props.get(MODULE, ""),
+                **function.attributes(config),
+                "numerator": node.inputs[1].name,
+                "denominator": node.inputs[2].name,
+            }
+        )
+    return records

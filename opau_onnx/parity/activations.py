@@ -1,0 +1,172 @@
+"""Each activation of a model by itself: the node of the file against the torch module, on a hard grid.
+
+The tolerance is proven, not chosen: the oracle bounds the rounding error of an evaluation by the recurrence in float32 (or
+float64); two such evaluations may differ by twice that, and by one rounding each to the output's dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from opau_onnx import oracle
+from opau_onnx.errors import ValidationError
+from opau_onnx.export import function
+from opau_onnx.export.graph import MODULE, opau_nodes
+from opau_onnx.nn import OrthogonalPade
+from opau_onnx.parity.compare import UNIT_ROUNDOFF, Comparison, compare
+from opau_onnx.parity.runtimes import OnnxRuntime
+from opau_onnx.spec import Config
+
+DENSE = 12.0
+"""The grid is dense up to this magnitude, and the largest absolute error is that of this range."""
+WELL_CONDITIONED = 10.0
+"""The largest error in ULP is that of the inputs whose condition number is below this: elsewhere P or Q cancels."""
+
+_TORCH = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.DOUBLE: torch.float64,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class ActivationCheck:
+    """What was found of one node.
+
+    Attributes:
+        node, module: its name in the file and that of the torch module.
+        config: what it computes.
+        coefficients: "equal", "different", or "computed at run time".
+        comparison: on the grid; None where the coefficients are computed at run time.
+        equal: the verdict.
+    """
+
+    node: str
+    module: str
+    config: Config
+    coefficients: str
+    comparison: Comparison | None
+    equal: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "node": self.node,
+            "module": self.module,
+            **function.attributes(self.config),
+            "coefficients": self.coefficients,
+            "comparison": self.comparison.as_dict() if self.comparison else None,
+            "equal": self.equal,
+        }
+
+
+def check_activations(model: ir.Model, source: torch.nn.Module) -> list[ActivationCheck]:
+    """Check every activation node of ``model`` against the module of ``source`` that it was exported from."""
+    modules = dict(source.named_modules())
+    return [_check(model, node, modules) for node in opau_nodes(model)]
+
+
+def _check(model: ir.Model, node: ir.Node, modules: dict[str, torch.nn.Module]) -> ActivationCheck:
+    config = function.read_config(node)
+    name = node.metadata_props.get(MODULE, "")
+    values = [node.inputs[i].const_value for i in (1, 2)]
+    if any(v is None for v in values):
+        return ActivationCheck(node.name, name, config, "computed at run time", None, True)
+    c, d = (np.array(v.numpy()) for v in values)
+    module = modules.get(name)
+    same = "not compared"
+    if isinstance(module, OrthogonalPade):
+        same = "equal" if module.config == config and _same(module, c, d) else "different"
+    else:  # an exported program, or the operator called as a function: the file's coefficients through torch
+        module = OrthogonalPade.from_coefficients(torch.from_numpy(c), torch.from_numpy(d), config)
+    comparison = _compare(model, node, config, module, (c, d))
+    return ActivationCheck(node.name, name, config, same, comparison, comparison.equal and same != "different")
+
+
+def _same(module: OrthogonalPade, c: Any, d: Any) -> bool:
+    """Whether the file holds the module's coefficients, converted to the file's dtype."""
+    pairs = ((module.numerator, c), (module.denominator, d))
+    return all(
+        tuple(p.shape) == v.shape and np.array_equal(p.detach().to(torch.from_numpy(v).dtype).numpy(), v, equal_nan=True)
+        for p, v in pairs
+    )
+
+
+def _compare(model: ir.Model, node: ir.Node, config: Config, module: OrthogonalPade, values: Any) -> Comparison:
+    dtype = _TORCH.get(node.inputs[0].dtype, torch.float32)
+    x = _shaped(config, grid(dtype))
+    with torch.no_grad():
+        expected = module(x)
+    name = f"{node.name} on {x.numel():,} inputs"
+    actual = OnnxRuntime(_alone(model, node, x)).run([x])[0]
+    kind = str(dtype).removeprefix("torch.")
+    wide = x.double().numpy()
+    known = oracle.evaluate(config, wide, *(np.asarray(v, dtype=np.float64) for v in values))
+    return compare(
+        name, expected.double().numpy(), actual, kind, atol=_tolerance(known, kind),
+        usual=np.abs(wide) <= DENSE, well_conditioned=known.condition < WELL_CONDITIONED,
+    )  # fmt: skip
+
+
+def _tolerance(known: oracle.Evaluation, dtype: str) -> Any:
+    """Twice the bound of one evaluation, and a rounding each to the output's dtype (and its smallest step)."""
+    compute = "float64" if dtype == "float64" else "float32"
+    info = torch.finfo(getattr(torch, dtype))
+    with np.errstate(all="ignore"):
+        size = np.where(np.isfinite(known.value), np.abs(known.value), 0.0)
+        rounding = 0.0 if dtype == compute else size * UNIT_ROUNDOFF[dtype]
+        limit = 2.0 * (known.bound * UNIT_ROUNDOFF[compute] + rounding + info.smallest_normal * info.eps)
+        # Close to the largest number one side may overflow and the other not.
+        limit = np.where((size > 0.99 * info.max) | ~np.isfinite(limit), np.inf, limit)
+        return np.where(np.isfinite(known.value), limit, 0.0)
+
+
+def grid(dtype: torch.dtype) -> torch.Tensor:
+    """Inputs that are hard or usual: dense around zero, all magnitudes of the dtype, zeros, infinities and NaN."""
+    info = torch.finfo(dtype)
+    dense = torch.linspace(-DENSE, DENSE, 4801, dtype=torch.float64)
+    small, large = np.log2(info.smallest_normal), np.log2(info.max)
+    magnitudes = torch.exp2(torch.linspace(float(small), float(large) - 1e-3, 600, dtype=torch.float64))
+    special = torch.tensor([0.0, -0.0, 1.0, -1.0, info.max, -info.max, torch.inf, -torch.inf, torch.nan], dtype=torch.float64)
+    return torch.cat([dense, magnitudes, -magnitudes, special]).to(dtype)
+
+
+def _shaped(config: Config, values: torch.Tensor) -> torch.Tensor:
+    """The grid in a shape with enough axes; every group sees every value."""
+    if config.groups == 1:
+        return values
+    rank = config.axis + 1 if config.axis >= 0 else -config.axis
+    shape = [1] * rank
+    shape[config.axis] = config.groups
+    return values.reshape(-1, *([1] * rank)).expand(-1, *shape).movedim(0, -1 if config.axis >= 0 else 0).contiguous()
+
+
+def _alone(model: ir.Model, node: ir.Node, x: torch.Tensor) -> bytes:
+    """A model of this node only, with its own coefficients and its own function."""
+    kind = node.inputs[0].dtype or ir.DataType.FLOAT
+    entry = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape(tuple(x.shape)))
+    constants = []
+    for position, name in ((1, "numerator"), (2, "denominator")):
+        tensor = node.inputs[position].const_value
+        stored = ir.tensor(np.array(tensor.numpy()), name=name)
+        constants.append(ir.Value(name=name, type=ir.TensorType(stored.dtype), shape=ir.Shape(stored.shape), const_value=stored))
+    copy = ir.node(
+        node.op_type, [entry, *constants], attributes=dict(function.attributes(function.read_config(node))),
+        domain=node.domain, overload=node.overload, name=node.name,
+    )  # fmt: skip
+    copy.outputs[0].name, copy.outputs[0].dtype, copy.outputs[0].shape = "y", kind, entry.shape
+    graph = ir.Graph(
+        [entry], [copy.outputs[0]], nodes=[copy], initializers=constants, name="activation",
+        opset_imports=dict(model.graph.opset_imports),
+    )  # fmt: skip
+    body = model.functions.get(node.op_identifier())
+    if body is None:
+        raise ValidationError(f"the node {node.name} has no function with overload {node.overload!r} in the model")
+    alone = ir.Model(graph, ir_version=model.ir_version, functions=[body])
+    return bytes(ir.to_proto(alone).SerializeToString())

@@ -1,0 +1,187 @@
+"""PyTorch against the exported file: every activation alone, and the whole model on several inputs.
+
+The whole model's tolerance follows from its conditioning, which is measured: PyTorch's own rounding error on the same input,
+the distance between its float32 and its float64 result. Rounding errors of another runtime are of the same kind, only ordered
+differently, so :data:`ROUNDING_FACTOR` times that is allowed (scaled by the unit roundoff where the file computes in another
+dtype), plus a few roundings of the result itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from opau_onnx.errors import ValidationError
+from opau_onnx.export.program import Axes, cast_inputs, cast_model
+from opau_onnx.parity.activations import ActivationCheck, check_activations
+from opau_onnx.parity.compare import UNIT_ROUNDOFF, Comparison, compare
+from opau_onnx.parity.runtimes import Runtime, open_runtime
+
+ROUNDING_FACTOR = 8.0
+RESULT_ROUNDINGS = 8.0
+SCALES = (0.1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run.
+
+    Attributes:
+        atol, rtol: tolerances given by the user; None for the measured one.
+        samples: rows of the largest random batch.
+        seed: of the random inputs.
+    """
+
+    atol: float | None = None
+    rtol: float | None = None
+    samples: int = 16
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was found.
+
+    Attributes:
+        runtime: what ran the file.
+        reference: what it was compared with.
+        activations: one check for each activation's node.
+        outputs: one comparison for each output and input batch.
+        equal: the verdict over all of them.
+    """
+
+    runtime: str
+    reference: str
+    activations: list[ActivationCheck]
+    outputs: list[Comparison]
+
+    @property
+    def equal(self) -> bool:
+        return bool(self.outputs) and all(c.equal for c in self.activations) and all(c.equal for c in self.outputs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "verdict": "equal" if self.equal else "different",
+            "runtime": self.runtime,
+            "reference": self.reference,
+            "activations": [c.as_dict() for c in self.activations],
+            "outputs": [c.as_dict() for c in self.outputs],
+        }
+
+
+def validate(
+    source: nn.Module, path: Path, inputs: Sequence[Tensor], axes: Axes, dtype: torch.dtype, options: Options
+) -> Validation:
+    """Compare a file with the module that it was exported from.
+
+    Args:
+        source: the original module, in evaluation mode.
+        path: the ONNX file.
+        inputs: example inputs.
+        axes: the file's dynamic axes.
+        dtype: of the file's weights.
+        options: what to run.
+
+    Raises:
+        ValidationError: no runtime here can run the file, or the inputs do not fit.
+    """
+    model = ir.load(path)
+    expected = len(model.graph.inputs)
+    if expected != len(inputs):
+        raise ValidationError(f"{path} has {expected} inputs, the model has {len(inputs)}")
+    reference = _Reference(source, dtype)
+    runtime = open_runtime(path, cast_inputs(inputs, dtype))
+    names = [str(v.name) for v in model.graph.outputs]
+    outputs: list[Comparison] = []
+    for label, batch in batches(inputs, axes, options):
+        outputs += _compare_batch(runtime, reference, names, label, cast_inputs(batch, dtype), options)
+    return Validation(runtime.description, reference.description, check_activations(model, source), outputs)
+
+
+def batches(inputs: Sequence[Tensor], axes: Axes, options: Options) -> list[tuple[str, tuple[Tensor, ...]]]:
+    """The example input, and random ones of several scales and, where axis 0 is dynamic, batch sizes."""
+    generator = torch.Generator().manual_seed(options.seed)
+    found = [("example input", tuple(inputs))]
+    dynamic = any(0 in names for names in axes.values())
+    own = next((x.shape[0] for x in inputs if x.dim()), 1)
+    sizes = sorted({1, 2, options.samples}) if dynamic else [own]
+    for scale in SCALES:
+        for size in sizes:
+            batch = tuple(_random(x, size if 0 in axes.get(i, {}) else None, scale, generator) for i, x in enumerate(inputs))
+            found.append((f"random, scale {scale:g}, batch {size}", batch))
+    return found
+
+
+def _random(x: Tensor, size: int | None, scale: float, generator: torch.Generator) -> Tensor:
+    shape = list(x.shape)
+    if size is not None:
+        shape[0] = size
+    if x.is_floating_point():
+        spread = float(x.double().std(correction=0)) or 1.0 if x.numel() else 1.0
+        return (torch.randn(shape, generator=generator, dtype=torch.float64) * spread * scale).to(x.dtype)
+    if x.dtype == torch.bool:
+        return torch.rand(shape, generator=generator) < 0.5
+    low, high = (int(x.min()), int(x.max())) if x.numel() else (0, 1)
+    return torch.randint(low, high + 1, shape, generator=generator).to(x.dtype)
+
+
+class _Reference:
+    """PyTorch's result in the precision to compare with, and its rounding error."""
+
+    def __init__(self, source: nn.Module, dtype: torch.dtype) -> None:
+        self.kind = str(dtype).removeprefix("torch.")
+        self.exact = cast_model(source, torch.float64)
+        self.single = cast_model(source, torch.float32)
+        wide = dtype == torch.float64
+        self.description = f"PyTorch {torch.__version__}, {'float64' if wide else 'float32'}, CPU"
+        self.wide = wide
+
+    def run(self, inputs: Sequence[Tensor]) -> list[tuple[Any, float]]:
+        """Per output: the values, and the rounding error to expect in the file's dtype."""
+        with torch.no_grad():
+            single = _flatten(self.single(*cast_inputs(inputs, torch.float32)))
+            exact = _flatten(self.exact(*cast_inputs(inputs, torch.float64)))
+        pairs = [(s.double().numpy(), e.double().numpy()) for s, e in zip(single, exact, strict=True)]
+        ratio = UNIT_ROUNDOFF[self.kind] / UNIT_ROUNDOFF["float32"]
+        return [(e if self.wide else s, _largest(np.abs(s - e)) * ratio) for s, e in pairs]
+
+
+def _largest(values: Any) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size else 0.0
+
+
+def _flatten(result: Any) -> list[Tensor]:
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, dict):
+        result = result.values()
+    if isinstance(result, (tuple, list)) or hasattr(result, "__iter__"):
+        return [t for part in result for t in _flatten(part)]
+    raise ValidationError(f"the model returns {type(result).__name__}; expected tensors, or tuples, lists or dicts of them")
+
+
+def _compare_batch(
+    runtime: Runtime, reference: _Reference, names: list[str], label: str, inputs: Sequence[Tensor], options: Options
+) -> list[Comparison]:
+    actual = runtime.run(inputs)
+    expected = reference.run(inputs)
+    if len(actual) != len(expected):
+        raise ValidationError(f"the file has {len(actual)} outputs, the model returns {len(expected)}")
+    found = []
+    for name, (want, rounding), got in zip(names, expected, actual, strict=True):
+        measured = options.atol is None and options.rtol is None
+        size = _largest(np.abs(want))
+        atol = ROUNDING_FACTOR * rounding + RESULT_ROUNDINGS * UNIT_ROUNDOFF[reference.kind] * size
+        if not measured:
+            atol = options.atol or 0.0
+        found.append(compare(f"{name}, {label}", want, got, reference.kind, atol=atol, rtol=options.rtol or 0.0))
+    return found
