@@ -40,9 +40,7 @@ class Source:
 Shapes = list[tuple[int, ...]]
 
 
-def load(
-    path: Path, *, factory: str | None = None, input_shapes: Shapes | None = None, allow_pickle: bool = False
-) -> Source:
+def load(path: Path, *, factory: str | None = None, input_shapes: Shapes | None = None, allow_pickle: bool = False) -> Source:
     """Read a model file; code in it never runs unless ``allow_pickle`` is given.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -14,8 +15,31 @@ import torch
 
 from opau_onnx.errors import LoadError
 
-_EXPRESSION = re.compile(r"[A-Za-z0-9_+\-*/%(), .<>=!&|~]*")
-"""What torch writes for a symbolic size, e.g. "2*s31 + 1". torch parses these with sympy, which evaluates Python."""
+# fmt: off
+_SIZE_FUNCTIONS = frozenset({
+    "Add", "And", "BitwiseFn_bitwise_and", "BitwiseFn_bitwise_or", "CeilToInt", "CleanDiv", "Equality", "Float",
+    "FloatPow", "FloatTrueDiv", "FloorDiv", "FloorToInt", "GreaterThan", "Identity", "Integer", "IntTrueDiv",
+    "IsNonOverlappingAndDenseIndicator", "LessThan", "LShift", "Max", "Min", "Mod", "ModularIndexing", "Mul", "Ne",
+    "Not", "One", "NegativeOne", "Or", "Piecewise", "Pow", "PowByNatural", "PythonMod", "Rational", "RoundDecimal",
+    "RoundToInt", "RShift", "StrictGreaterThan", "StrictLessThan", "Symbol", "ToFloat", "TruncToFloat", "TruncToInt",
+    "Unequality", "Where", "Zero", "Half", "Infinity", "NegativeInfinity", "int_oo", "oo", "true", "false",
+})
+# fmt: on
+_SIZE_NODES = (
+    ast.Expression,
+    ast.Call,
+    ast.Name,
+    ast.Constant,
+    ast.keyword,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Compare,
+    ast.Load,
+    ast.operator,
+    ast.unaryop,
+    ast.cmpop,
+    ast.Tuple,
+)  # fmt: skip
 
 
 def kind(path: Path) -> str:
@@ -100,8 +124,31 @@ def _check_expressions(path: Path, name: str, content: bytes) -> None:
     except ValueError:
         raise LoadError(f"{path} is damaged: {name} in it is not JSON") from None
     for text in _expressions(tree):
-        if "__" in text or not _EXPRESSION.fullmatch(text):
+        if not is_size(text):
             raise _refused(path, name, f"it holds the expression {text[:60]!r}, which is no size")
+
+
+def is_size(text: str) -> bool:
+    """Whether a text is a symbolic size as torch writes them, e.g. "Mul(Integer(2), Symbol('s31', integer=True))".
+
+    torch hands such texts to sympy, which evaluates them as Python.
+    """
+    try:
+        nodes = list(ast.walk(ast.parse(text, mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    called = {id(n.func) for n in nodes if isinstance(n, ast.Call)}
+    return all(isinstance(n, _SIZE_NODES) and _is_plain(n, called) for n in nodes)
+
+
+def _is_plain(node: ast.AST, called: set[int]) -> bool:
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name)
+    if isinstance(node, ast.Name):
+        return node.id in _SIZE_FUNCTIONS or (id(node) not in called and bool(re.fullmatch(r"[a-z]{1,3}\d*", node.id)))
+    if isinstance(node, ast.Constant):
+        return not isinstance(node.value, (str, bytes)) or bool(re.fullmatch(r"[A-Za-z]\w*", str(node.value)))
+    return True
 
 
 def _expressions(tree: Any) -> Iterator[str]:

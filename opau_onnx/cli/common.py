@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 EQUAL, DIFFERENT, USAGE = 0, 1, 2
 """Exit codes: done (and equal); not equal; the command or a file is wrong."""
@@ -20,6 +21,13 @@ def console(*, stderr: bool = False) -> Console:
     if stream.isatty():
         return Console(stderr=stderr)
     return Console(stderr=stderr, width=160, color_system=None, force_terminal=False)
+
+
+def table(out: Console, *columns: str) -> Table:
+    """A table; without lines where the output is piped."""
+    if out.is_terminal:
+        return Table(*columns)
+    return Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def fail(message: str, code: int = USAGE) -> NoReturn:

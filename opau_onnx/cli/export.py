@@ -4,7 +4,7 @@
 # must import nothing heavy, so that --help answers at once.
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -23,29 +23,31 @@ def export(
     ],
     output: Annotated[Path, typer.Argument(help="The .onnx file to write.", show_default=False)],
     factory: Annotated[
-        Optional[str],
-        typer.Option("--model", help="package.module:factory that builds the module a state_dict fits.", rich_help_panel=_FILES),
+        str | None,
+        typer.Option(
+            "--model", help="package.module:factory that builds the module a state_dict fits.", rich_help_panel=_FILES
+        ),
     ] = None,
     input_shape: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="Shape of an example input, e.g. 1,3,224,224; once for each input.", rich_help_panel=_FILES),
     ] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Trust MODEL and run the code in it.", rich_help_panel=_FILES)
     ] = False,
     opset: Annotated[
-        Optional[int],
+        int | None,
         typer.Option(
             help="ONNX opset, 18 to the newest that onnxruntime here runs; default: 20, or 22 for bfloat16.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     dtype: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="float32, float16, bfloat16 or float64; default: the model's own.", rich_help_panel=_WHAT),
     ] = None,
     dynamic_axes: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(
             help="INPUT:AXIS=NAME[,AXIS=NAME], e.g. x:0=batch,2=height; once for each input. "
             "Default: axis 0 of every input is dynamic.",
@@ -54,16 +56,14 @@ def export(
     ] = None,
     static: Annotated[bool, typer.Option("--static", help="Fix all sizes.", rich_help_panel=_WHAT)] = False,
     external_data: Annotated[
-        Optional[bool],
+        bool | None,
         typer.Option(
             "--external-data/--no-external-data",
             help="Weights in OUTPUT.onnx.data; default: only beyond 2 GB.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
-    report: Annotated[
-        Optional[Path], typer.Option(help="Write what was found as JSON.", rich_help_panel=_CHECK)
-    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write what was found as JSON.", rich_help_panel=_CHECK)] = None,
     no_validate: Annotated[
         bool, typer.Option("--no-validate", help="Do not compare the file with PyTorch.", rich_help_panel=_CHECK)
     ] = False,
@@ -72,20 +72,19 @@ def export(
         typer.Option("--validate-only", help="Compare an existing OUTPUT with MODEL; write nothing.", rich_help_panel=_CHECK),
     ] = False,
     atol: Annotated[
-        Optional[float],
+        float | None,
         typer.Option(help="Absolute tolerance instead of the measured one.", min=0.0, rich_help_panel=_CHECK),
     ] = None,
     rtol: Annotated[
-        Optional[float],
+        float | None,
         typer.Option(help="Relative tolerance instead of the measured one.", min=0.0, rich_help_panel=_CHECK),
     ] = None,
-    samples: Annotated[
-        int, typer.Option(help="Rows of the largest random batch.", min=1, rich_help_panel=_CHECK)
-    ] = 16,
+    samples: Annotated[int, typer.Option(help="Rows of the largest random batch.", min=1, rich_help_panel=_CHECK)] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.", rich_help_panel=_CHECK)] = 0,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps and every comparison.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v))
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v)),
     ] = False,
 ) -> None:
     """Export a trained model with learned activations to [bold]one ONNX file[/], and prove that the file is equal.
@@ -110,7 +109,7 @@ def export(
 
 def _run(
     model: Path, output: Path, reading: dict[str, Any], fields: dict[str, Any], check: dict[str, Any],
-    report: Optional[Path], validate_only: bool, verbose: bool,
+    report: Path | None, validate_only: bool, verbose: bool,
 ) -> Any:  # fmt: skip
     """Load, then export or compare; errors of ours end the command with a message, code 2."""
     with steps(verbose=verbose) as step:

@@ -7,9 +7,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from opau_onnx.cli.common import console
+from opau_onnx.cli.common import console, table
 from opau_onnx.export.api import ExportResult
 from opau_onnx.parity.compare import Comparison
 from opau_onnx.parity.validate import Validation
@@ -40,19 +39,19 @@ def _config(record: dict[str, Any]) -> str:
 
 def _validation(out: Console, found: Validation, *, verbose: bool) -> None:
     if found.activations:
-        table = Table("activation", "function", "coefficients", "max error", "ULP", "needs", "", title_justify="left")
+        rows = table(out, "activation", "function", "coefficients", "max error", "ULP", "needs", "")
         for check in found.activations:
             row = [escape(check.node), escape(str(check.config)), check.coefficients]
-            table.add_row(*row, *(_numbers(check.comparison) if check.comparison else ["-", "-", "-"]), _mark(check.equal))
-        out.print(table)
-    table = Table("whole model", "elements", "max error", "ULP", "tolerance", "needs", "")
+            rows.add_row(*row, *(_numbers(check.comparison) if check.comparison else ["-", "-", "-"]), _mark(check.equal))
+        out.print(rows)
+    rows = table(out, "whole model", "elements", "max error", "ULP", "tolerance", "needs", "")
     for comparison in found.outputs if verbose else _worst(found.outputs):
         numbers = _numbers(comparison)
-        table.add_row(
+        rows.add_row(
             escape(comparison.name), f"{comparison.elements:,}", numbers[0], numbers[1], f"{comparison.atol:.2g}", numbers[2],
             _mark(comparison.equal),
         )  # fmt: skip
-    out.print(table)
+    out.print(rows)
     out.print(f"{escape(found.reference)} against {escape(found.runtime)}", highlight=False)
     out.print('"needs" is the share of the tolerance that is used; up to 1 is equal', highlight=False)
 

@@ -155,7 +155,7 @@ class _Body:
         return self.op.Reshape(flat, self.op.Concat(outer, groups, self.op.Div(rest, groups), axis=0), allowzero=1)
 
     def _columns(self, values: ir.Value, indices: range) -> list[_Value]:
-        """Column i of (n,) as a scalar, of (n,) or (groups, n) as (1,) or (groups, 1), which broadcast over (.., groups, ..)."""
+        """Column i as a scalar; with groups as (1,) or (groups, 1), which broadcast over (outer, groups, inner)."""
         shared = self.config.groups == 1
         return [
             _Value(self, self.op.Gather(values, self.ints(i if shared else [i]), axis=0 if shared else -1)) for i in indices

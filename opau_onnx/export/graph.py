@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -48,6 +49,7 @@ def build_model(program: torch.export.ExportedProgram, opset: int, axis_names: l
     _clean(model)
     _rename_axes(model, axis_names)
     _rename_values(model, names)
+    _own_coefficients(model, names, set(program.state_dict))
     _widen_coefficients(model)
     _attach_functions(model, opset)
     return model
@@ -130,9 +132,7 @@ def _rename_axes(model: ir.Model, axis_names: list[dict[int, str]]) -> None:
 
     for value in _values(model):
         if value.shape is not None:
-            value.shape = ir.Shape(
-                [renamed(d.value) if isinstance(d, ir.SymbolicDim) and d.value else d for d in value.shape]
-            )
+            value.shape = ir.Shape([renamed(d.value) if isinstance(d, ir.SymbolicDim) and d.value else d for d in value.shape])
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
@@ -158,6 +158,20 @@ def _rename_values(model: ir.Model, modules: dict[ir.Node, str]) -> None:
         node.name = f"{module}/{OP_TYPE}{suffix}" if module else f"{OP_TYPE}{suffix}"
         if node.outputs[0] not in outputs:
             node.outputs[0].name = f"{node.name}:Y"
+
+
+def _own_coefficients(model: ir.Model, modules: dict[ir.Node, str], parameters: set[str]) -> None:
+    """Give every activation its own coefficients again: the exporter merges initializers that hold the same values."""
+    for node, module in modules.items():
+        for position, kind in ((1, "numerator"), (2, "denominator")):
+            value, name = node.inputs[position], f"{module}.{kind}"
+            if value.name == name or name not in parameters or value.const_value is None:
+                continue
+            if name not in model.graph.initializers:
+                tensor = ir.tensor(np.array(value.const_value.numpy()), name=name)
+                fresh = ir.Value(name=name, shape=value.shape, type=value.type, const_value=tensor)
+                model.graph.register_initializer(fresh)
+            node.replace_input_with(position, model.graph.initializers[name])
 
 
 def _widen_coefficients(model: ir.Model) -> None:

@@ -1,0 +1,1 @@
+"""Comparing an ONNX file with the PyTorch model that it came from."""

@@ -42,7 +42,7 @@ class ActivationCheck:
     Attributes:
         node, module: its name in the file and that of the torch module.
         config: what it computes.
-        coefficients: "equal", "different", or "computed at run time".
+        coefficients: "equal", "different", "computed at run time" or "not found in the model".
         comparison: on the grid; None where the coefficients are computed at run time.
         equal: the verdict.
     """
@@ -68,49 +68,61 @@ class ActivationCheck:
 
 def check_activations(model: ir.Model, source: torch.nn.Module) -> list[ActivationCheck]:
     """Check every activation node of ``model`` against the module of ``source`` that it was exported from."""
-    modules = dict(source.named_modules())
-    return [_check(model, node, modules) for node in opau_nodes(model)]
+    return [_check(model, node, source) for node in opau_nodes(model)]
 
 
-def _check(model: ir.Model, node: ir.Node, modules: dict[str, torch.nn.Module]) -> ActivationCheck:
+def _check(model: ir.Model, node: ir.Node, source: torch.nn.Module) -> ActivationCheck:
     config = function.read_config(node)
     name = node.metadata_props.get(MODULE, "")
     values = [node.inputs[i].const_value for i in (1, 2)]
     if any(v is None for v in values):
         return ActivationCheck(node.name, name, config, "computed at run time", None, True)
     c, d = (np.array(v.numpy()) for v in values)
-    module = modules.get(name)
-    same = "not compared"
-    if isinstance(module, OrthogonalPade):
-        same = "equal" if module.config == config and _same(module, c, d) else "different"
-    else:  # an exported program, or the operator called as a function: the file's coefficients through torch
-        module = OrthogonalPade.from_coefficients(torch.from_numpy(c), torch.from_numpy(d), config)
-    comparison = _compare(model, node, config, module, (c, d))
-    return ActivationCheck(node.name, name, config, same, comparison, comparison.equal and same != "different")
+    own = dict(source.named_modules()).get(name)
+    pairs = _coefficients(source, own, node)
+    if pairs is None or (isinstance(own, OrthogonalPade) and own.config != config):
+        same = "not found in the model" if pairs is None else "different"
+    else:
+        same = "equal" if _same(pairs[0], c) and _same(pairs[1], d) else "different"
+    # The model's own coefficients where they are known; the file's else, so that at least the function is checked.
+    numerator, denominator = pairs if pairs and same == "equal" else (torch.from_numpy(c), torch.from_numpy(d))
+    if isinstance(own, OrthogonalPade):
+        module, known = own, (own.config, *(p.detach().double().numpy() for p in (own.numerator, own.denominator)))
+    else:
+        module = OrthogonalPade.from_coefficients(numerator, denominator, config, dtype=torch.from_numpy(c).dtype)
+        known = (config, c, d)
+    comparison = _compare(model, node, module, known)
+    return ActivationCheck(node.name, name, config, same, comparison, comparison.equal and same == "equal")
 
 
-def _same(module: OrthogonalPade, c: Any, d: Any) -> bool:
-    """Whether the file holds the module's coefficients, converted to the file's dtype."""
-    pairs = ((module.numerator, c), (module.denominator, d))
-    return all(
-        tuple(p.shape) == v.shape and np.array_equal(p.detach().to(torch.from_numpy(v).dtype).numpy(), v, equal_nan=True)
-        for p, v in pairs
-    )
+def _coefficients(source: torch.nn.Module, own: Any, node: ir.Node) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The model's tensors behind a node: those of its module, or those that bear the names in the file."""
+    if isinstance(own, OrthogonalPade):
+        return own.numerator, own.denominator
+    tensors = {**dict(source.named_parameters()), **dict(source.named_buffers())}
+    found = [tensors.get(str(node.inputs[i].name)) for i in (1, 2)]
+    return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
 
 
-def _compare(model: ir.Model, node: ir.Node, config: Config, module: OrthogonalPade, values: Any) -> Comparison:
+def _same(tensor: torch.Tensor, stored: Any) -> bool:
+    """Whether the file holds the model's coefficients, converted to the file's dtype."""
+    expected = tensor.detach().to(torch.from_numpy(stored).dtype).numpy()
+    return expected.shape == stored.shape and np.array_equal(expected, stored, equal_nan=True)
+
+
+def _compare(model: ir.Model, node: ir.Node, module: OrthogonalPade, known: tuple[Config, Any, Any]) -> Comparison:
     dtype = _TORCH.get(node.inputs[0].dtype, torch.float32)
+    config, c, d = known
     x = _shaped(config, grid(dtype))
     with torch.no_grad():
         expected = module(x)
-    name = f"{node.name} on {x.numel():,} inputs"
     actual = OnnxRuntime(_alone(model, node, x)).run([x])[0]
     kind = str(dtype).removeprefix("torch.")
     wide = x.double().numpy()
-    known = oracle.evaluate(config, wide, *(np.asarray(v, dtype=np.float64) for v in values))
+    exact = oracle.evaluate(config, wide, c, d)
     return compare(
-        name, expected.double().numpy(), actual, kind, atol=_tolerance(known, kind),
-        usual=np.abs(wide) <= DENSE, well_conditioned=known.condition < WELL_CONDITIONED,
+        f"{node.name} on {x.numel():,} inputs", expected.double().numpy(), actual, kind, atol=_tolerance(exact, kind),
+        usual=np.abs(wide) <= DENSE, well_conditioned=exact.condition < WELL_CONDITIONED,
     )  # fmt: skip
 
 
@@ -155,7 +167,9 @@ def _alone(model: ir.Model, node: ir.Node, x: torch.Tensor) -> bytes:
     for position, name in ((1, "numerator"), (2, "denominator")):
         tensor = node.inputs[position].const_value
         stored = ir.tensor(np.array(tensor.numpy()), name=name)
-        constants.append(ir.Value(name=name, type=ir.TensorType(stored.dtype), shape=ir.Shape(stored.shape), const_value=stored))
+        constants.append(
+            ir.Value(name=name, type=ir.TensorType(stored.dtype), shape=ir.Shape(stored.shape), const_value=stored)
+        )
     copy = ir.node(
         node.op_type, [entry, *constants], attributes=dict(function.attributes(function.read_config(node))),
         domain=node.domain, overload=node.overload, name=node.name,

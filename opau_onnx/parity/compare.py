@@ -26,8 +26,10 @@ class Comparison:
         name: which tensor on which input.
         dtype: in which it was computed.
         elements: how many numbers.
-        max_abs_error: largest absolute difference (of the elements that :func:`compare` was told to look at); inf where one is NaN or infinite and the other is not the same.
-        max_ulp_error: the largest difference in units in the last place of ``dtype`` at the expected value (likewise).
+        max_abs_error: largest absolute difference, of the elements that :func:`compare` was told to look at; inf where one
+            is NaN or infinite and the other is not the same.
+        max_ulp_error: the largest difference (likewise) in units in the last place of ``dtype``: for an activation at each
+            expected value, for a model's output at its largest value.
         worst_index: where the largest share of the tolerance is used up.
         expected, actual: the values there.
         atol, rtol: the tolerance, abs(actual - expected) <= atol + rtol * abs(expected); atol is its largest value where
@@ -81,6 +83,7 @@ def compare(
     rtol: float = 0.0,
     usual: Any = True,
     well_conditioned: Any = True,
+    ulp_at: float | None = None,
 ) -> Comparison:
     """Compare elementwise; NaN equals NaN, an infinity equals itself.
 
@@ -92,6 +95,7 @@ def compare(
         rtol: relative tolerance.
         usual: mask of the elements that count for ``max_abs_error``; the verdict looks at all.
         well_conditioned: mask of those that count for ``max_ulp_error``.
+        ulp_at: take the unit in the last place of this magnitude, not of each expected value.
     """
     want, got = (np.asarray(v, dtype=np.float64) for v in (expected, actual))
     if want.shape != got.shape:
@@ -106,12 +110,14 @@ def compare(
         limit = np.broadcast_to(np.asarray(atol + rtol * np.where(np.isfinite(want), np.abs(want), 0.0)), want.shape)
         used = np.where((difference == 0) | np.isinf(limit), 0.0, difference / limit)
         used = np.where(np.isnan(want) != np.isnan(got), np.inf, used)
-        ulp = np.where(difference == 0, 0.0, difference / spacing(np.where(np.isfinite(want), want, 0.0), dtype))
+        at = np.where(np.isfinite(want), want, 0.0) if ulp_at is None else np.full_like(want, ulp_at)
+        ulp = np.where(difference == 0, 0.0, difference / spacing(at, dtype))
     if not want.size:
-        return Comparison(name, dtype, 0, 0.0, 0.0, (), np.nan, np.nan, float(np.max(atol, initial=0.0)), rtol, 0.0, True)
-    worst = tuple(int(i) for i in np.unravel_index(int(np.argmax(used)), used.shape))
-    needed = float(used[worst])
+        limit = np.zeros(())
+    worst = tuple(int(i) for i in np.unravel_index(int(np.argmax(used)), used.shape)) if want.size else ()
+    needed = float(used[worst]) if want.size else 0.0
+    first, second = (float(v[worst]) if want.size else np.nan for v in (want, got))
     return Comparison(
-        name, dtype, want.size, _largest(difference, usual), _largest(ulp, well_conditioned), worst, float(want[worst]), float(got[worst]),
+        name, dtype, want.size, _largest(difference, usual), _largest(ulp, well_conditioned), worst, first, second,
         float(np.max(limit[np.isfinite(limit)], initial=0.0)), rtol, needed, needed <= 1.0,
     )  # fmt: skip

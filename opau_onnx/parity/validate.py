@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx.errors import ValidationError
+from opau_onnx.export.graph import quiet
 from opau_onnx.export.program import Axes, cast_inputs, cast_model
 from opau_onnx.parity.activations import ActivationCheck, check_activations
 from opau_onnx.parity.compare import UNIT_ROUNDOFF, Comparison, compare
@@ -80,7 +81,7 @@ class Validation:
 def validate(
     source: nn.Module, path: Path, inputs: Sequence[Tensor], axes: Axes, dtype: torch.dtype, options: Options
 ) -> Validation:
-    """Compare a file with the module that it was exported from.
+    """Compare a file with the module that it was exported from; quiet about torch's own warnings.
 
     Args:
         source: the original module, in evaluation mode.
@@ -93,6 +94,13 @@ def validate(
     Raises:
         ValidationError: no runtime here can run the file, or the inputs do not fit.
     """
+    with quiet():
+        return _validate(source, path, inputs, axes, dtype, options)
+
+
+def _validate(
+    source: nn.Module, path: Path, inputs: Sequence[Tensor], axes: Axes, dtype: torch.dtype, options: Options
+) -> Validation:
     model = ir.load(path)
     expected = len(model.graph.inputs)
     if expected != len(inputs):
@@ -183,5 +191,6 @@ def _compare_batch(
         atol = ROUNDING_FACTOR * rounding + RESULT_ROUNDINGS * UNIT_ROUNDOFF[reference.kind] * size
         if not measured:
             atol = options.atol or 0.0
-        found.append(compare(f"{name}, {label}", want, got, reference.kind, atol=atol, rtol=options.rtol or 0.0))
+        text = f"{name}, {label}"
+        found.append(compare(text, want, got, reference.kind, atol=atol, rtol=options.rtol or 0.0, ulp_at=size))
     return found
