@@ -97,7 +97,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        content: dict[str, Tensor] = load_file(path)
+        return content
     except (SafetensorError, OSError) as error:
         raise LoadError(f"{path} is not a safetensors file: {error}") from None
 

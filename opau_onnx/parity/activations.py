@@ -87,7 +87,8 @@ def _check(model: ir.Model, node: ir.Node, source: torch.nn.Module) -> Activatio
     # The model's own coefficients where they are known; the file's else, so that at least the function is checked.
     numerator, denominator = pairs if pairs and same == "equal" else (torch.from_numpy(c), torch.from_numpy(d))
     if isinstance(own, OrthogonalPade):
-        module, known = own, (own.config, *(p.detach().double().numpy() for p in (own.numerator, own.denominator)))
+        c, d = (p.detach().double().numpy() for p in (own.numerator, own.denominator))
+        module, known = own, (own.config, c, d)
     else:
         module = OrthogonalPade.from_coefficients(numerator, denominator, config, dtype=torch.from_numpy(c).dtype)
         known = (config, c, d)

@@ -66,7 +66,7 @@ def spacing(values: npt.NDArray[np.float64], dtype: str) -> npt.NDArray[np.float
     """The unit in the last place of ``dtype`` at each value (of the smallest normal number below it)."""
     info = ml_dtypes.finfo(dtype)
     _, exponent = np.frexp(np.maximum(np.abs(values), float(info.smallest_normal)))
-    return np.ldexp(1.0, exponent - 1 - int(info.nmant))
+    return np.asarray(np.ldexp(1.0, exponent - 1 - int(info.nmant)))
 
 
 def _largest(values: npt.NDArray[np.float64], where: Any) -> float:

@@ -120,5 +120,5 @@ def _ort_value(x: torch.Tensor) -> Any:
 def _array(value: Any) -> Any:
     """A numpy array of float64 or of the value's own dtype; onnxruntime hands bfloat16 over only through DLPack."""
     if value.data_type() == "tensor(bfloat16)":
-        return torch.from_dlpack(value._ortvalue.to_dlpack()).float().numpy()
+        return torch.utils.dlpack.from_dlpack(value._ortvalue.to_dlpack()).float().numpy()
     return value.numpy()

@@ -1,0 +1,37 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both build the environment in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+
+.PHONY: demo test lint sweep bench env clean
+
+env: $(STAMP)
+
+# Everything is installed in one resolve under the constraints, so that torch's CPU build is taken.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: env
+	$(BIN)/python scripts/demo.py
+
+test: env
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Long sweeps: full matrices instead of covers.
+sweep: env
+	$(BIN)/python -m pytest -n $(JOBS) -m slow
+
+bench: env
+	$(BIN)/python scripts/bench_activation.py
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

@@ -1,0 +1,110 @@
+"""`make demo`: export a shipped, really trained LeNet; prove it on real images; time it; draw what it learned."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from opau_onnx import data
+from opau_onnx.load import load
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "out"
+CHECKPOINT = ROOT / "models" / "lenet_hp1_fashion_mnist.pt"
+RELU = ROOT / "models" / "lenet_relu_fashion_mnist.pt"
+BATCH = 256
+
+
+def export(checkpoint: Path, output: Path) -> None:
+    """Type the command that a user would."""
+    command = [str(Path(sys.executable).with_name("opau-export")), str(checkpoint), str(output)]
+    shown = ["opau-export", *(str(p.relative_to(ROOT)) for p in (checkpoint, output))]
+    print(f"$ {' '.join(shown)}", flush=True)
+    begin = time.perf_counter()
+    subprocess.run(command, check=True)
+    print(f"({time.perf_counter() - begin:.1f} s)\n", flush=True)
+
+
+def images() -> tuple[Any, Any, str]:
+    """All 10,000 test images where the data set is installed, else the sample that ships."""
+    folder = data.find_fashion_mnist()
+    if folder is None:
+        pixels, labels = data.load_sample()
+        return data.preprocess(pixels), labels, "the 1,000 test images that ship (dataset-fashion-mnist is not installed)"
+    pixels, labels = data.load_fashion_mnist(folder, "test")
+    return data.preprocess(pixels), labels, "all 10,000 test images"
+
+
+def logits(run: Any, inputs: Any) -> Any:
+    return np.concatenate([run(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)])
+
+
+def prove(checkpoint: Path, model: Path) -> bool:
+    """Both frameworks on real images: accuracies, largest difference, labels that differ."""
+    inputs, labels, what = images()
+    module = load(checkpoint).model
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    with torch.no_grad():
+        ours = logits(lambda x: module(torch.from_numpy(x)).numpy(), inputs)
+    theirs = logits(lambda x: session.run(None, {name: x})[0], inputs)
+    differ = int((ours.argmax(1) != theirs.argmax(1)).sum())
+    table = Table(title=f"{what}", title_justify="left")
+    for column in ("runtime", "accuracy", "labels that differ", "largest difference of an output"):
+        table.add_column(column)
+    table.add_row(f"PyTorch {torch.__version__}", f"{(ours.argmax(1) == labels).mean():.2%}", "", "")
+    accuracy = f"{(theirs.argmax(1) == labels).mean():.2%}"
+    table.add_row(f"onnxruntime {onnxruntime.__version__}", accuracy, str(differ), f"{np.abs(ours - theirs).max():.2g}")
+    Console().print(table)
+    return differ == 0
+
+
+def median_ms(session: Any, inputs: Any, runs: int = 15) -> float:
+    name = session.get_inputs()[0].name
+    times = []
+    for _ in range(runs + 3):
+        begin = time.perf_counter()
+        session.run(None, {name: inputs})
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times[3:]) * 1e3)
+
+
+def timing(models: dict[str, Path]) -> None:
+    """Batches of 256 in plain onnxruntime; our compiled kernels are not part of this yet."""
+    inputs, _, _ = images()
+    sessions = {n: onnxruntime.InferenceSession(p, providers=["CPUExecutionProvider"]) for n, p in models.items()}
+    times = {n: median_ms(s, inputs[:BATCH]) for n, s in sessions.items()}
+    base = times["ReLU"]
+    table = Table(title=f"batch {BATCH}, onnxruntime's CPU, function bodies, median of 15", title_justify="left")
+    for column in ("network", "ms", "times ReLU"):
+        table.add_column(column)
+    for name, value in times.items():
+        table.add_row(f"LeNet {name}", f"{value:.2f}", f"{value / base:.2f}")
+    Console().print(table)
+
+
+def main() -> int:
+    OUT.mkdir(exist_ok=True)
+    hp1, relu = OUT / "lenet_hp1.onnx", OUT / "lenet_relu.onnx"
+    export(CHECKPOINT, hp1)
+    export(RELU, relu)
+    equal = prove(CHECKPOINT, hp1)
+    timing({"ReLU": relu, "HP-1": hp1})
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "plot_activations.py"), str(CHECKPOINT), str(OUT / "activations.png")],
+                   check=True)  # fmt: skip
+    verdict = "equal: PyTorch and onnxruntime give the same label to every image" if equal else "NOT EQUAL"
+    print(verdict)
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
