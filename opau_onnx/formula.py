@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 from opau_onnx.spec import Config, Form, derivative_table, ordinary_limit
@@ -22,7 +23,7 @@ class Ops(Protocol):
     def clamp(self, x: Any, low: float, high: float) -> Any: ...
     def divide(self, x: Any, y: Any) -> Any: ...
     def multiply_add(self, total: Any, x: Any, y: Any) -> Any:
-        """total + x * y, rounded once or twice."""
+        """total + x * y, rounded once or twice. May reuse the memory of ``total``, which no caller looks at again."""
 
 
 class GradientOps(Ops, Protocol):
@@ -31,6 +32,9 @@ class GradientOps(Ops, Protocol):
     def sign(self, x: Any) -> Any: ...
     def greater(self, x: Any, y: Any) -> Any:
         """1 where x > y, else 0, as a value that can be multiplied."""
+
+    def weighted_add(self, total: Any, weight: Any, x: Any, y: Any) -> Any:
+        """total + weight * x * y, where ``weight`` has no elements of its own; may reuse ``total`` likewise."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,32 @@ Row = Any
 """f_n(x), or f_n(x) / s**M; f_0 may stand as the float 1.0."""
 
 
-def ordinary_basis(config: Config, x: Any) -> list[Row]:
-    """f_0 .. f_m by the recurrence; may overflow beyond ``ordinary_limit(m)``."""
+def ordinary_basis(config: Config, x: Any, ops: Ops | None = None) -> list[Row]:
+    """f_0 .. f_m by the recurrence; may overflow beyond ``ordinary_limit(m)``. ``ops`` brings a fused multiply_add."""
     rows: list[Row] = [1.0]
-    for n, (a, b, c) in enumerate(config.steps()):
-        slope = _affine(x, float(a), float(b))
-        if n == 0:
-            rows.append(slope)
-            continue
-        value = slope * rows[-1]
-        rows.append(value - _scale(rows[-2], float(c)) if c else value)
+    slope: Any = None
+    known: tuple[float, float] | None = None
+    for n, (a, b, c) in enumerate(_steps(config.basis, config.top)):
+        if known != (a, b):
+            slope, known = _affine(ops, x, a, b), (a, b)
+        rows.append(_next(ops, slope, rows, c) if n else slope)
     return rows
+
+
+@lru_cache(maxsize=256)
+def _steps(basis: str, top: int) -> tuple[tuple[float, float, float], ...]:
+    return tuple((float(a), float(b), float(c)) for a, b, c in Config(basis, degrees=(top, 0)).steps())
+
+
+def _next(ops: Ops | None, slope: Any, rows: Sequence[Row], c: float) -> Row:
+    """slope f_n - c f_{n-1}."""
+    if not c:
+        return slope * rows[-1]
+    if ops is None:
+        return slope * rows[-1] - _scale(rows[-2], c)
+    if len(rows) == 2:  # f_0 is 1
+        return ops.multiply_add(-c, slope, rows[-1])
+    return ops.multiply_add(slope * rows[-1], -c, rows[-2])
 
 
 def scaled_basis(ops: Ops, config: Config, x: Any, beyond: Sequence[Any]) -> list[Row]:
@@ -78,17 +97,17 @@ def scaled_basis(ops: Ops, config: Config, x: Any, beyond: Sequence[Any]) -> lis
     u = ops.clamp(x, -limit, limit)
     square: Any = None
     rows: list[Row] = [1.0]
-    for n, (a, b, c) in enumerate(config.steps()):
-        slope = _scale(u, float(a))
+    for n, (a, b, c) in enumerate(_steps(config.basis, config.top)):
+        slope = _scale(u, a)
         if b:
-            slope = slope + _scale(r, float(b))
+            slope = slope + _scale(r, b)
         if n == 0:
             rows.append(slope)
             continue
         value = slope * rows[-1]
         if c:
             square = r * r if square is None else square
-            value = value - _scale(square if n == 1 else square * rows[-2], float(c))
+            value = value - _scale(square if n == 1 else square * rows[-2], c)
         rows.append(value)
     weight: Any = None  # r**(M - i), from the top down
     for i in range(config.top - 1, -1, -1):
@@ -103,13 +122,15 @@ def _scale(x: Any, factor: float) -> Any:
     return x if factor == 1.0 else x * factor
 
 
-def _affine(x: Any, slope: float, constant: float) -> Any:
-    return _scale(x, slope) + constant if constant else _scale(x, slope)
+def _affine(ops: Ops | None, x: Any, slope: float, constant: float) -> Any:
+    if not constant:
+        return _scale(x, slope)
+    return _scale(x, slope) + constant if ops is None else ops.multiply_add(constant, slope, x)
 
 
-def dot(ops: Ops, coefficients: Sequence[Any], rows: Sequence[Row]) -> Any:
-    """sum_i coefficients_i rows_i; None for an empty sum. A coefficient of None stands for zero."""
-    total: Any = None
+def dot(ops: Ops, coefficients: Sequence[Any], rows: Sequence[Row], start: float | None = None) -> Any:
+    """start + sum_i coefficients_i rows_i; None for an empty sum without start. A coefficient of None stands for zero."""
+    total: Any = start
     for value, row in zip(coefficients, rows, strict=False):
         if value is not None:
             total = value * row if total is None else ops.multiply_add(total, value, row)
@@ -117,13 +138,22 @@ def dot(ops: Ops, coefficients: Sequence[Any], rows: Sequence[Row]) -> Any:
 
 
 def denominator(ops: Ops, form: Form, rows: Sequence[Row], coefficients: Sequence[Any]) -> tuple[Any, Any]:
-    """(Q, the sum inside it before any absolute value or bound; None where it is empty)."""
-    inner = dot(ops, coefficients, denominator_rows(ops, form, rows, len(coefficients)))
+    """(Q, what :func:`_denominator` says of it)."""
+    return _denominator(ops, form, rows[0], denominator_rows(ops, form, rows, len(coefficients)), coefficients)
+
+
+def _denominator(ops: Ops, form: Form, one: Row, rows: Sequence[Row], coefficients: Sequence[Any]) -> tuple[Any, Any]:
+    """(Q, the value that its outermost absolute value or bound acts on; None where the sum is empty)."""
+    # Where f_0 is the plain 1, the sum may start from the offset, which saves an addition.
+    start = form.offset if form.offset and isinstance(one, float) and form.absolute != "sum" and coefficients else None
+    inner = dot(ops, coefficients, rows, start)
     total = ops.abs(inner) if form.absolute == "sum" and inner is not None else inner
-    if form.offset:
-        offset = _scale(rows[0], form.offset)
+    if form.offset and start is None:
+        offset = _scale(one, form.offset)
         total = offset if total is None else total + offset
-    return (total if form.minimum is None or inner is None else ops.maximum(total, _scale(rows[0], form.minimum))), inner
+    if form.absolute != "sum" and inner is not None:
+        inner = total
+    return (total if form.minimum is None or inner is None else ops.maximum(total, _scale(one, form.minimum))), inner
 
 
 def denominator_rows(ops: Ops, form: Form, rows: Sequence[Row], count: int) -> list[Row]:
@@ -158,7 +188,8 @@ class Derivatives:
 
 
 def derivatives(config: Config, coefficients: Coefficients) -> Derivatives:
-    table = derivative_table(config.basis, config.top)
+    """The derivatives' coefficients, from those of P and of the denominator's sum."""
+    table = _entries(config.basis, config.top)
     first = config.denominator_form.first
     top = _combine(table, list(enumerate(coefficients.numerator)))
     indexed = list(enumerate(coefficients.denominator, start=first))
@@ -167,27 +198,36 @@ def derivatives(config: Config, coefficients: Coefficients) -> Derivatives:
     return Derivatives(top, [_combine(table, indexed)])
 
 
-def _combine(table: Sequence[Sequence[Any]], indexed: list[tuple[int, Any]]) -> list[Any]:
+_Entries = tuple[tuple[tuple[int, float], ...], ...]
+
+
+@lru_cache(maxsize=256)
+def _entries(basis: str, top: int) -> _Entries:
+    """The non-zero entries (column, value) of each row of the derivative table."""
+    table = derivative_table(basis, top)
+    return tuple(tuple((i, float(entry)) for i, entry in enumerate(row) if entry) for row in table)
+
+
+def _combine(table: _Entries, indexed: list[tuple[int, Any]]) -> list[Any]:
     out: list[Any] = [None] * len(table)
     for j, value in indexed:
-        for i, entry in enumerate(table[j]):
-            if entry:
-                term = _scale(value, float(entry))
-                out[i] = term if out[i] is None else out[i] + term
+        for i, entry in table[j]:
+            term = _scale(value, entry)
+            out[i] = term if out[i] is None else out[i] + term
     return out
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of sum(g * y), before the reductions over elements that share a coefficient.
+    """The gradient of sum(g * y), as factors: what remains are products and sums over the elements that share a coefficient.
 
     Attributes:
-        x: elementwise, shape of x.
+        slope: the gradient of x is ``weight * slope``; 0.0 where y is constant or the gradient was not asked for.
         weight, rows: the gradient of c_i is the sum of ``weight * rows[i]``.
         denominator_weight, denominator_rows: that of d_j (of abs(d_j) where terms are absolute) likewise.
     """
 
-    x: Any
+    slope: Any
     weight: Any
     rows: Sequence[Row]
     denominator_weight: Any
@@ -195,34 +235,52 @@ class Gradient:
 
 
 def gradient(
-    ops: GradientOps, config: Config, rows: Sequence[Row], coefficients: Coefficients, slopes: Derivatives, g: Any
+    ops: GradientOps,
+    config: Config,
+    rows: Sequence[Row],
+    coefficients: Coefficients,
+    slopes: Derivatives | None,
+    g: Any,
 ) -> Gradient:
     """Explicit backward pass (method.md, "Gradients of safe OPAU"; arXiv 2106.09693), for every form.
 
     With h = g / Q and y = P / Q: dL/dc_i = h f_i, dL/dd_j = -h y dQ/dd_j, dL/dx = h (P' - y Q'). A common factor of all
-    rows cancels, so scaled rows serve as well.
+    rows cancels, so scaled rows serve as well. Without ``slopes`` the gradient of x is left out.
     """
     form = config.denominator_form
-    bottom, inner = denominator(ops, form, rows, coefficients.denominator)
+    factors = denominator_rows(ops, form, rows, len(coefficients.denominator))
+    bottom, inner = _denominator(ops, form, rows[0], factors, coefficients.denominator)
     h = ops.divide(g, bottom)
-    y = ops.divide(dot(ops, coefficients.numerator, rows), bottom)
-    weight = h * y * -1.0
-    sums = [dot(ops, line, rows) for line in slopes.denominator]
-    used = rows[form.first : form.first + len(coefficients.denominator)]
-    slope: Any = None
-    if form.absolute == "terms":
-        slope = dot(ops, sums, [ops.sign(row) for row in used])
-    elif inner is not None:
-        slope = sums[0]
-        if form.absolute == "sum":
-            side = ops.sign(inner)
-            slope, weight = None if slope is None else slope * side, weight * side
-    if form.minimum is not None and inner is not None:
-        live = ops.greater(inner + rows[0] * form.offset, rows[0] * form.minimum)
-        slope, weight = None if slope is None else slope * live, weight * live
+    minus_y = ops.divide(dot(ops, [c * -1.0 for c in coefficients.numerator], rows), bottom)
+    side: Any = None  # dQ / d(sum of the denominator), where it is not 1
+    if form.absolute == "sum" and inner is not None:
+        side = ops.sign(inner)
+    elif form.minimum is not None and inner is not None:
+        side = ops.greater(inner, _scale(rows[0], form.minimum))
+    weight = h * minus_y if side is None else h * minus_y * side
+    slope = 0.0 if slopes is None else _slope(ops, config, rows, slopes, minus_y, side)
+    return Gradient(slope, h, rows, weight, factors)
+
+
+def _slope(ops: GradientOps, config: Config, rows: Sequence[Row], slopes: Derivatives, minus_y: Any, side: Any) -> Any:
+    """P' - y Q'."""
     change = dot(ops, slopes.numerator, rows)
-    if slope is not None:
-        pull = slope * (y * -1.0)
-        change = pull if change is None else change + pull
-    dx = h * 0.0 if change is None else h * change
-    return Gradient(dx, h, rows, weight, denominator_rows(ops, form, rows, len(coefficients.denominator)))
+    if config.denominator_form.absolute == "terms":
+        pull = _absolute_slope(ops, slopes, rows, rows[config.denominator_form.first :])
+    else:
+        pull = dot(ops, slopes.denominator[0], rows)
+        pull = pull if side is None or pull is None else side * pull
+    if pull is None:
+        return 0.0 if change is None else change
+    return minus_y * pull if change is None else ops.multiply_add(change, minus_y, pull)
+
+
+def _absolute_slope(ops: GradientOps, slopes: Derivatives, rows: Sequence[Row], used: Sequence[Row]) -> Any:
+    """sum_j sign(f_j) d_j f_j'; None for an empty sum."""
+    total: Any = None
+    for line, row in zip(slopes.denominator, used, strict=False):
+        side = ops.sign(row)
+        for value, other in zip(line, rows, strict=True):
+            if value is not None:
+                total = side * (value * other) if total is None else ops.weighted_add(total, value, other, side)
+    return total

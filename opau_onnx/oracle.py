@@ -37,7 +37,9 @@ class Big:
 
     def __add__(self, other: Big) -> Big:
         top = np.maximum(self.exponent, other.exponent)
-        left, right = (np.ldexp(b.mantissa, np.maximum(b.exponent - top, -2000).astype(np.int32)) for b in (self, other))
+        left, right = (
+            np.ldexp(b.mantissa, np.maximum(b.exponent - top, -2000).astype(np.int32)) for b in (self, other)
+        )
         return Big.of(left + right, top)
 
     def __neg__(self) -> Big:
@@ -49,7 +51,7 @@ class Big:
     def __truediv__(self, other: Big) -> Array:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             shift = np.clip(self.exponent - other.exponent, -5000, 5000).astype(np.int32)
-            return np.ldexp(self.mantissa / other.mantissa, shift)
+            return np.asarray(np.ldexp(self.mantissa / other.mantissa, shift))
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,10 @@ def _evaluate(config: Config, x: Array, c: list[Array], d: list[Array]) -> Evalu
     clamped = np.zeros(x.shape, dtype=bool)
     if form.minimum is not None:
         clamped = np.asarray(_below(bottom, form.minimum))
-        bottom = Big(np.where(clamped, Big.of(form.minimum).mantissa, bottom.mantissa),
-                     np.where(clamped, Big.of(form.minimum).exponent, bottom.exponent))
+        bottom = Big(
+            np.where(clamped, Big.of(form.minimum).mantissa, bottom.mantissa),
+            np.where(clamped, Big.of(form.minimum).exponent, bottom.exponent),
+        )
     value = top / bottom
     value = np.where(top.mantissa == 0, 0.0, value)  # 0 / Q, also where the exponents are far apart
 

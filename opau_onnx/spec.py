@@ -171,7 +171,9 @@ class Config:
             return 0
         rank = len(shape)
         if not -rank <= self.axis < rank:
-            raise SpecError(f"the input has shape {tuple(shape)}, which has no axis {self.axis} for {self.groups} groups")
+            raise SpecError(
+                f"the input has shape {tuple(shape)}, which has no axis {self.axis} for {self.groups} groups"
+            )
         axis = self.axis % rank
         if shape[axis] % self.groups:
             raise SpecError(
@@ -181,12 +183,17 @@ class Config:
 
     def steps(self) -> tuple[Step, ...]:
         """The recurrence steps that lead to f_1 .. f_m."""
-        return tuple(BASES[self.basis](n) for n in range(self.top))
+        return _steps(self.basis, self.top)
 
     def __str__(self) -> str:
-        k, l = self.degrees  # noqa: E741 (the paper's letters)
+        k, l = self.degrees
         where = f", {self.groups} groups along axis {self.axis}" if self.groups > 1 else ""
         return f"{self.basis}, {self.form}, degrees ({k}, {l}){where}"
+
+
+@lru_cache(maxsize=256)
+def _steps(basis: str, top: int) -> tuple[Step, ...]:
+    return tuple(BASES[basis](n) for n in range(top))
 
 
 def _is_int(value: object) -> bool:

@@ -1,7 +1,7 @@
-"""How a tensor is cut: a dense view (outer, group, inner) for the coefficients, and blocks that fit the cache.
+"""How a tensor is cut: a dense view for the coefficients, and blocks that fit the cache.
 
-Elementwise torch operations on a whole large tensor stream it through memory once for each operation; on blocks of
-:data:`BLOCK` elements they stay in the cache. Blocks are still large enough for torch to split each over its threads.
+Elementwise torch operations on a whole large tensor stream it through memory once for each operation; on blocks they stay in
+the cache. Blocks are still large enough for torch to split each over its threads.
 """
 
 from __future__ import annotations
@@ -16,51 +16,74 @@ from torch import Tensor
 from opau_onnx.spec import Config
 
 BLOCK = 65536
-"""Elements in a block: 256 KiB of float32. Chosen by scripts/bench_activation.py."""
+"""Least elements in a block: 256 KiB of float32. Chosen with scripts/bench_activation.py."""
+
+THREAD_SHARE = 32768
+"""Elements for each thread: torch gives no thread less."""
 
 ACCELERATOR_BLOCK = 1 << 24
 """Elements in a block elsewhere, where blocks only bound the memory of the intermediate results."""
 
-Index = tuple[slice, slice, slice]
+Index = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A permutation of the dimensions that makes the tensor contiguous, and its (outer, group, inner) shape there."""
+    """A permutation of the dimensions that makes the tensor contiguous, and the shape that the blocks are cut from.
 
-    order: tuple[int, ...]
-    shape: tuple[int, int, int]
+    Attributes:
+        order: the permutation; None for the order of the dimensions themselves.
+        shape: (elements,) where one row of coefficients serves all, else (outer, groups, inner).
+    """
+
+    order: tuple[int, ...] | None
+    shape: tuple[int, ...]
 
     @staticmethod
     def of(x: Tensor, config: Config) -> Layout:
         """Keep the order in which x lies in memory, as channels_last does, so that no copy is needed."""
-        order = tuple(sorted(range(x.dim()), key=lambda i: (-x.stride(i), i)))
-        if not x.permute(order).is_contiguous():
-            order = tuple(range(x.dim()))
-        axis = order.index(config.check_input(tuple(x.shape))) if config.groups > 1 else 0
-        sizes = [x.shape[i] for i in order]
+        order = None if x.is_contiguous() else _dense_order(x)
         if config.groups == 1:
-            return Layout(order, (1, 1, x.numel()))
+            return Layout(order, (x.numel(),))
+        axis = config.check_input(tuple(x.shape))
+        axis = axis if order is None else order.index(axis)
+        sizes = [x.shape[i] for i in order or range(x.dim())]
         inner = sizes[axis] // config.groups * math.prod(sizes[axis + 1 :])
         return Layout(order, (math.prod(sizes[:axis]), config.groups, inner))
 
     def flatten(self, x: Tensor) -> Tensor:
-        """x as (outer, group, inner); a view where x lies so in memory, else a copy."""
-        return x.permute(self.order).reshape(self.shape)
+        """x in this layout's shape; a view where x lies so in memory, else a copy."""
+        return x.reshape(self.shape) if self.order is None else x.permute(self.order).reshape(self.shape)
 
     def restore(self, flat: Tensor, like: Tensor) -> Tensor:
         """The inverse of :meth:`flatten`, for a contiguous ``flat``."""
+        if self.order is None:
+            return flat.view(like.shape)
         inverse = [0] * len(self.order)
         for position, dimension in enumerate(self.order):
             inverse[dimension] = position
-        return flat.reshape([like.shape[i] for i in self.order]).permute(inverse)
+        return flat.view([like.shape[i] for i in self.order]).permute(inverse)
 
 
-def blocks(shape: tuple[int, int, int], device: str = "cpu") -> Iterator[Index]:
-    """Cut (outer, group, inner) into pieces of about :data:`BLOCK` elements that hold every group."""
-    size = BLOCK if device == "cpu" else ACCELERATOR_BLOCK
+def _dense_order(x: Tensor) -> tuple[int, ...] | None:
+    strides = x.stride()
+    order = tuple(sorted(range(x.dim()), key=lambda i: (-strides[i], i)))
+    return order if x.permute(order).is_contiguous() else None
+
+
+def block_size(device: torch.device) -> int:
+    """Elements in a block on this device."""
+    return max(BLOCK, THREAD_SHARE * torch.get_num_threads()) if device.type == "cpu" else ACCELERATOR_BLOCK
+
+
+def blocks(shape: tuple[int, ...], size: int) -> Iterator[Index]:
+    """Cut a layout's shape into pieces of about ``size`` elements that hold every group."""
+    if len(shape) == 1:
+        for i in range(0, shape[0], size):
+            yield (slice(i, i + size),)
+        return
     outer, group, inner = shape
-    if not outer * group * inner:
+    if not outer * inner:
         return
     whole = group * inner
     rows = max(1, size // whole)

@@ -153,6 +153,10 @@ class _NumpyOps:
         return total + x * y
 
     @staticmethod
+    def weighted_add(total: Any, weight: Any, x: Any, y: Any) -> Any:
+        return total + weight * x * y
+
+    @staticmethod
     def greater(x: Any, y: Any) -> Any:
         return np.asarray(x > y, dtype=np.float64)
 
@@ -169,7 +173,8 @@ def _starts(config: Config, x: Array) -> list[Array]:
         return [base]
     starts = [base]
     for scale in np.geomspace(0.01, 3.0, STARTS - 1):
-        draw = rng.uniform(0.0, 1.0, reach.shape) if config.denominator_form.absolute == "terms" else rng.normal(size=reach.shape)
+        absolute = config.denominator_form.absolute == "terms"
+        draw = rng.uniform(0.0, 1.0, reach.shape) if absolute else rng.normal(size=reach.shape)
         starts.append(base + scale * draw / np.maximum(reach, 1e-9))
     return starts
 
@@ -193,12 +198,11 @@ def _solve(config: Config, problem: _Problem, start: Array) -> tuple[float, Arra
         return formula.Coefficients(list(values[:count]), list(values[count:] ** 2 if terms else values[count:]))
 
     def residual(values: Array) -> Array:
-        return weight * (formula.rational(_NumpyOps(), config, rows, prepare(values)) - want)
+        return np.asarray(weight * (formula.rational(_NumpyOps(), config, rows, prepare(values)) - want))
 
     def jacobian(values: Array) -> Array:
         coefficients = prepare(values)
-        slopes = formula.derivatives(config, coefficients)
-        part = formula.gradient(_NumpyOps(), config, rows, coefficients, slopes, np.ones_like(x))
+        part = formula.gradient(_NumpyOps(), config, rows, coefficients, None, np.ones_like(x))
         columns = [part.weight * row for row in part.rows[:count]]
         for value, row in zip(values[count:], part.denominator_rows, strict=True):
             columns.append(part.denominator_weight * row * (2.0 * value if terms else 1.0))

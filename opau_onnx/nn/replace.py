@@ -65,7 +65,11 @@ def replace_activations(
         if not name:
             return swapped[id(old)]
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, swapped[id(old)])
+        holder = model.get_submodule(parent)
+        setattr(holder, child, swapped[id(old)])
+        if isinstance(holder, nn.TransformerEncoderLayer):
+            # Without this its fused inference path would go on computing the ReLU or GELU that it was made with.
+            holder.activation_relu_or_gelu = 0
     return model
 
 

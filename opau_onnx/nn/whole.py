@@ -1,0 +1,59 @@
+"""Branch-free on the whole tensor, in differentiable operations: for tracing, transforms and double backward."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opau_onnx import formula
+from opau_onnx.nn.coefficients import coefficients
+from opau_onnx.nn.torch_ops import TorchOps
+from opau_onnx.spec import Config
+
+_OPS = TorchOps()
+
+
+def forward(config: Config, x: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """y, of x's shape and dtype; computed in the dtype of the coefficients c and d."""
+    values = coefficients(config, c, d, scaled=True)
+    wide = _grouped(config, x).to(c.dtype)
+    y: Tensor = formula.rational(_OPS, config, _rows(config, wide, values), values)
+    return y.reshape(x.shape).to(x.dtype)
+
+
+def backward(config: Config, x: Tensor, c: Tensor, d: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of sum(g * y) by x, c and abs(d) or d, as :func:`opau_onnx.nn.blockwise.backward`, in c's dtype."""
+    values = coefficients(config, c, d, scaled=True)
+    wide, wide_g = _grouped(config, x).to(c.dtype), _grouped(config, g).to(c.dtype)
+    slopes = formula.derivatives(config, values)
+    part = formula.gradient(_OPS, config, _rows(config, wide, values), values, slopes, wide_g)
+    dx = (part.weight * part.slope).reshape(x.shape).to(x.dtype)
+    dc = [_sum(config, part.weight * row) for row in part.rows[: config.numerator_size]]
+    dd = [_sum(config, part.denominator_weight * row) for row in part.denominator_rows]
+    return dx, _stack(c, dc), _stack(d, dd)
+
+
+def _rows(config: Config, x: Tensor, values: formula.Coefficients) -> list[Any]:
+    if config.top == 0:
+        return formula.constant_rows(_OPS, x)
+    return formula.scaled_basis(_OPS, config, x, values.beyond)
+
+
+def _grouped(config: Config, x: Tensor) -> Tensor:
+    """x as (outer, groups, inner) where there are groups."""
+    if config.groups == 1:
+        return x
+    axis = config.check_input(tuple(x.shape))
+    shape, inner = x.shape, x.shape[axis] // config.groups * math.prod(x.shape[axis + 1 :])
+    return x.reshape(math.prod(shape[:axis]), config.groups, inner)
+
+
+def _sum(config: Config, product: Tensor) -> Tensor:
+    return product.sum(dim=(0, 2)) if config.groups > 1 else product.sum()
+
+
+def _stack(like: Tensor, sums: list[Tensor]) -> Tensor:
+    return torch.stack(sums) if sums else like.new_zeros((0,))
