@@ -128,7 +128,8 @@ def export_model(
     opset = settings.opset or opsets.default(kind)
     progress("converting to ONNX")
     names = [axes.get(i, {}) for i in range(len(source.inputs))]
-    exported = graph.build_model(traced, opset, names)
+    outputs = program.output_names(source.model, source.inputs)
+    exported = graph.build_model(traced, opset, names, outputs)
     write.add_metadata(exported, source.kind, source.sha256, kind)
     path, validation = _write(exported, output, source, axes, dtype, settings, progress)
     result = ExportResult(path, output, opset, kind, graph.describe(exported), validation, source)

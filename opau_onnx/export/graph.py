@@ -26,13 +26,19 @@ IR_VERSION = 10
 _FLOAT16S = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-def build_model(program: torch.export.ExportedProgram, opset: int, axis_names: list[dict[int, str]]) -> ir.Model:
+def build_model(
+    program: torch.export.ExportedProgram,
+    opset: int,
+    axis_names: list[dict[int, str]],
+    output_names: list[str] | None = None,
+) -> ir.Model:
     """Convert a program.
 
     Args:
         program: holds ``opau::orthogonal_pade`` nodes.
         opset: version of ONNX's default domain.
         axis_names: per input, axis -> name of a dynamic axis.
+        output_names: of the outputs; None for "output", or "output_0", "output_1", ..
 
     Raises:
         ExportError: an operator that the exporter does not know, and the like.
@@ -48,7 +54,8 @@ def build_model(program: torch.export.ExportedProgram, opset: int, axis_names: l
     names = _record_modules(model)
     _clean(model)
     _rename_axes(model, axis_names)
-    _rename_values(model, names)
+    _rename_values(model, names, output_names)
+    _match_fused_weights(model)
     _own_coefficients(model, names, set(program.state_dict))
     _widen_coefficients(model)
     _attach_functions(model, opset)
@@ -142,12 +149,13 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _rename_values(model: ir.Model, modules: dict[ir.Node, str]) -> None:
+def _rename_values(model: ir.Model, modules: dict[ir.Node, str], output_names: list[str] | None) -> None:
     """Speaking names: nodes and their results after the torch module, outputs "output"."""
     outputs = list(model.graph.outputs)
     taken = {v.name for v in model.graph.inputs}
-    for i, value in enumerate(outputs):
-        name = "output" if len(outputs) == 1 else f"output_{i}"
+    plain = ["output"] if len(outputs) == 1 else [f"output_{i}" for i in range(len(outputs))]
+    wanted = output_names if output_names and len(output_names) == len(outputs) else plain
+    for value, name in zip(outputs, wanted, strict=True):
         if value.producer() is not None and name not in taken and outputs.count(value) == 1:
             value.name = name
     calls: dict[str, int] = {}
@@ -158,6 +166,16 @@ def _rename_values(model: ir.Model, modules: dict[ir.Node, str]) -> None:
         node.name = f"{module}/{OP_TYPE}{suffix}" if module else f"{OP_TYPE}{suffix}"
         if node.outputs[0] not in outputs:
             node.outputs[0].name = f"{node.name}:Y"
+
+
+def _match_fused_weights(model: ir.Model) -> None:
+    """Weights of a bfloat16 layer that the exporter's fusion (BatchNormalization into Conv) left in float32 become bfloat16."""
+    for node in model.graph.all_nodes():
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or node.inputs[0].dtype != ir.DataType.BFLOAT16:
+            continue
+        for position, value in enumerate(node.inputs[1:], start=1):
+            if value is not None and value.dtype == ir.DataType.FLOAT and value.const_value is not None:
+                node.replace_input_with(position, _converted(model, node, value, ir.DataType.BFLOAT16))
 
 
 def _own_coefficients(model: ir.Model, modules: dict[ir.Node, str], parameters: set[str]) -> None:

@@ -116,6 +116,15 @@ def _explain(error: Exception, dims: Mapping[str, object]) -> str:
     return f"torch.export cannot trace the model: {type(error).__name__}: {text}"
 
 
+def output_names(model: nn.Module, inputs: Sequence[Tensor]) -> list[str] | None:
+    """The keys of the dict of tensors that the model returns; None where it returns something else."""
+    with torch.no_grad():
+        result = model(*inputs)
+    if isinstance(result, Mapping) and all(isinstance(v, Tensor) for v in result.values()):
+        return [str(key) for key in result]
+    return None
+
+
 def input_names(model: nn.Module, count: int) -> list[str]:
     """Names of the first ``count`` arguments of the model's forward."""
     import inspect
