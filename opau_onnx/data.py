@@ -113,9 +113,7 @@ def read_idx(path: Path, rank: int) -> Images:
         raise LoadError(f"{path} cannot be read as a gzip file: {error}; {_HINT}") from None
     wanted = bytes((0, 0, _UBYTE, rank))
     if magic != wanted:
-        raise LoadError(
-            f"{path} starts with {magic.hex() or 'nothing'}, an idx file of this kind with {wanted.hex()}; {_HINT}"
-        )
+        raise LoadError(f"{path} starts with {magic.hex() or 'nothing'}, an idx file of this kind with {wanted.hex()}; {_HINT}")
     if len(data) < 4 * rank:
         raise LoadError(f"{path} ends within its header; {_HINT}")
     shape = tuple(int.from_bytes(data[4 * i : 4 * i + 4], "big") for i in range(rank))

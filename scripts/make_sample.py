@@ -43,9 +43,7 @@ def main(
     """Write the sample."""
     images, labels = load_fashion_mnist(data, "test")
     indices = choose(labels)
-    write_npz(
-        output, images=images[indices], labels=labels[indices].astype(np.uint8), indices=indices.astype(np.uint16)
-    )
+    write_npz(output, images=images[indices], labels=labels[indices].astype(np.uint8), indices=indices.astype(np.uint16))
     typer.echo(f"{output}: {len(indices)} images, {output.stat().st_size:,} bytes")
 
 

@@ -1,0 +1,199 @@
+"""The idx reader, the shipped sample and the preprocessing."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opau_onnx import data
+from opau_onnx.errors import LoadError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+INSTALLED = all((data.FOLDER / name).is_file() for names in data.FILES.values() for name in names)
+needs_data = pytest.mark.skipif(not INSTALLED, reason="Debian's dataset-fashion-mnist is not installed")
+
+
+def idx(array: np.ndarray) -> bytes:
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes((0, 0, 8, array.ndim)) + sizes + array.tobytes()
+
+
+def write_folder(folder: Path, count: int = 4) -> Path:
+    for names, start in zip(data.FILES.values(), (0, 100), strict=True):
+        images = (np.arange(count * 784) + start).astype(np.uint8).reshape(count, 28, 28)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        for name, array in zip(names, (images, labels), strict=True):
+            (folder / name).write_bytes(gzip.compress(idx(array)))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def make_sample():
+    spec = importlib.util.spec_from_file_location("make_sample", REPOSITORY / "scripts" / "make_sample.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_reads_each_split(folder: Path) -> None:
+    for split, start in (("train", 0), ("test", 100)):
+        images, labels = data.load_fashion_mnist(folder, split)
+        assert images.dtype == np.uint8
+        assert images.shape == (4, 28, 28)
+        assert images.reshape(-1)[:3].tolist() == [start, start + 1, start + 2]
+        assert labels.dtype == np.int64
+        assert labels.tolist() == [0, 1, 2, 3]
+
+
+IMAGES = idx(np.zeros((4, 28, 28), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(None, "does not exist", id="missing"),
+        pytest.param(b"not gzip", "cannot be read as a gzip file", id="not gzip"),
+        pytest.param(gzip.compress(IMAGES)[:-9], "cannot be read as a gzip file", id="truncated gzip"),
+        pytest.param(gzip.compress(b""), "starts with nothing", id="empty"),
+        pytest.param(gzip.compress(b"\0\0\x0d\x03" + IMAGES[4:]), "starts with 00000d03", id="floats"),
+        pytest.param(gzip.compress(b"\0\0\x08\x01" + IMAGES[4:]), "starts with 00000801", id="wrong rank"),
+        pytest.param(gzip.compress(IMAGES[:10]), "ends within its header", id="truncated header"),
+        pytest.param(gzip.compress(IMAGES[:-1]), "3135 bytes of data; its header says", id="truncated data"),
+        pytest.param(gzip.compress(IMAGES + b"\0"), "3137 bytes of data; its header says", id="trailing data"),
+    ],
+)
+def test_damaged_file(folder: Path, content: bytes | None, message: str) -> None:
+    path = folder / data.FILES["test"][0]
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LoadError, match=message) as caught:
+        data.load_fashion_mnist(folder, "test")
+    assert str(path) in str(caught.value)
+    assert "apt-get install dataset-fashion-mnist" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(np.zeros(3, np.uint8), r"expected \(N, 28, 28\) and \(N,\)"), (np.full(4, 10, np.uint8), "label 10")],
+)
+def test_labels_that_do_not_fit(folder: Path, labels: np.ndarray, message: str) -> None:
+    (folder / data.FILES["train"][1]).write_bytes(gzip.compress(idx(labels)))
+    with pytest.raises(LoadError, match=message):
+        data.load_fashion_mnist(folder, "train")
+
+
+def test_images_of_another_size(folder: Path) -> None:
+    (folder / data.FILES["train"][0]).write_bytes(gzip.compress(idx(np.zeros((4, 32, 32), np.uint8))))
+    with pytest.raises(LoadError, match=r"\(4, 32, 32\)"):
+        data.load_fashion_mnist(folder, "train")
+
+
+def test_unknown_split(folder: Path) -> None:
+    with pytest.raises(LoadError, match="unknown split 'valid'"):
+        data.load_fashion_mnist(folder, "valid")  # type: ignore[arg-type]
+
+
+def test_find(folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    monkeypatch.setenv(data.VARIABLE, str(folder))
+    assert data.find_fashion_mnist() == folder
+    assert len(data.load_fashion_mnist(None, "test")[0]) == 4
+    monkeypatch.setenv(data.VARIABLE, str(empty))
+    with pytest.raises(LoadError, match="t10k-images-idx3-ubyte"):
+        data.find_fashion_mnist()
+    monkeypatch.delenv(data.VARIABLE)
+    monkeypatch.setattr(data, "FOLDER", empty)
+    assert data.find_fashion_mnist() is None
+    with pytest.raises(LoadError, match="apt-get install dataset-fashion-mnist"):
+        data.load_fashion_mnist(None, "test")
+
+
+def test_preprocess_values() -> None:
+    images = np.zeros((2, 28, 28), np.uint8)
+    images[1, 2, 3], images[1, 4, 5] = 255, 73
+    result = data.preprocess(images)
+    assert result.dtype == np.float32
+    assert result.shape == (2, 1, 28, 28)
+    assert result[0].max() == np.float32(-0.2860 / 0.3530)
+    assert result[1, 0, 2, 3] == np.float32((1 - 0.2860) / 0.3530)
+    assert result[1, 0, 4, 5] == np.float32((73 / 255 - 0.2860) / 0.3530)
+
+
+def test_preprocess_of_nothing() -> None:
+    assert data.preprocess(np.zeros((0, 28, 28), np.uint8)).shape == (0, 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((2, 28, 28), np.float32), np.zeros((28, 28), np.uint8), np.zeros((2, 32, 32), np.uint8)]
+)
+def test_preprocess_refuses(images: np.ndarray) -> None:
+    with pytest.raises(LoadError, match=r"expected uint8 of shape \(N, 28, 28\)"):
+        data.preprocess(images)
+
+
+def test_sample() -> None:
+    images, labels = data.load_sample()
+    assert images.dtype == np.uint8
+    assert images.shape == (1000, 28, 28)
+    assert labels.dtype == np.int64
+    assert np.bincount(labels, minlength=10).tolist() == [100] * 10
+    assert len(np.unique(images.reshape(1000, -1), axis=0)) == 1000
+    assert len(data.CLASSES) == 10
+
+
+def test_sample_is_small_and_licensed() -> None:
+    assert (REPOSITORY / "models" / data.SAMPLE).stat().st_size < 600_000
+    licence = (REPOSITORY / "models" / "fashion_mnist_sample.LICENSE").read_text()
+    assert "The MIT License" in licence
+    assert "Zalando SE" in licence
+
+
+def test_data_needs_no_torch() -> None:
+    code = "import sys; from opau_onnx import data; data.preprocess(data.load_sample()[0]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sample_rule(make_sample) -> None:
+    labels = np.tile(np.arange(10), 250)[::-1]
+    chosen = make_sample.choose(labels)
+    assert (np.diff(chosen) > 0).all()
+    assert chosen.tolist() == list(range(1000))
+
+
+def test_sample_has_the_same_bytes_at_every_run(make_sample, tmp_path: Path) -> None:
+    for name in ("a.npz", "b.npz"):
+        make_sample.write_npz(tmp_path / name, images=np.arange(100, dtype=np.uint8), labels=np.arange(3))
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with np.load(tmp_path / "a.npz") as content:
+        assert content["images"].tolist() == list(range(100))
+
+
+@needs_data
+def test_sample_comes_from_the_test_set(make_sample) -> None:
+    images, labels = data.load_fashion_mnist(data.FOLDER, "test")
+    chosen = make_sample.choose(labels)
+    with np.load(REPOSITORY / "models" / data.SAMPLE) as content:
+        assert np.array_equal(content["indices"], chosen)
+        assert np.array_equal(content["images"], images[chosen])
+        assert np.array_equal(content["labels"], labels[chosen])
+
+
+@needs_data
+def test_constants_come_from_the_training_images() -> None:
+    images, labels = data.load_fashion_mnist(data.FOLDER, "train")
+    assert images.shape == (60000, 28, 28)
+    assert np.bincount(labels).tolist() == [6000] * 10
+    mean, std = data.pixel_statistics(images)
+    assert (round(mean, 4), round(std, 4)) == (data.MEAN, data.STD)
