@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from opau_onnx.models.activations import create_activation
 from torch import Tensor, nn
+
+from opau_onnx.models.activations import create_activation
 
 
 class LeNet(nn.Module):

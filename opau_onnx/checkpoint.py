@@ -41,17 +41,23 @@ def save_checkpoint(
         TypeError: ``arguments`` or ``training`` is not JSON data.
     """
     json.dumps([arguments, training])
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = {name: _plain(value) for name, value in model.state_dict().items()}
     content = {
         "format": FORMAT,
         "architecture": architecture,
         "arguments": arguments,
         "state_dict": state,
-        "example_input": example_input.detach().cpu().contiguous(),
+        "example_input": _plain(example_input),
         "training": training,
     }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    # Through a stream: given a path, torch.save writes the (temporary) name into the file, which would change its hash.
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        torch.save(content, stream)
+
+
+def _plain(value: Tensor) -> Tensor:
+    """A copy, since torch.save writes the whole storage that a view looks at."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def is_checkpoint(content: object) -> bool:

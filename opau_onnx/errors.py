@@ -12,7 +12,7 @@ class SpecError(OpauError, ValueError):
 
 
 class LoadError(OpauError):
-    """A model file that cannot be read, or that is refused because reading it could run code."""
+    """A model or data file that cannot be read or does not fit, or that is refused because reading it could run code."""
 
 
 class ExportError(OpauError):

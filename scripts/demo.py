@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,26 +12,23 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from opau_onnx import data
+from opau_onnx.cli.common import console, table
 from opau_onnx.load import load
 
-ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "out"
-CHECKPOINT = ROOT / "models" / "lenet_hp1_fashion_mnist.pt"
-RELU = ROOT / "models" / "lenet_relu_fashion_mnist.pt"
+OUT = Path("out")
+CHECKPOINT = Path("models/lenet_hp1_fashion_mnist.pt")
+RELU = Path("models/lenet_relu_fashion_mnist.pt")
 BATCH = 256
 
 
 def export(checkpoint: Path, output: Path) -> None:
     """Type the command that a user would."""
-    command = [str(Path(sys.executable).with_name("opau-export")), str(checkpoint), str(output)]
-    shown = ["opau-export", *(str(p.relative_to(ROOT)) for p in (checkpoint, output))]
-    print(f"$ {' '.join(shown)}", flush=True)
+    program = Path(sys.executable).with_name("opau-export")
+    print(f"$ opau-export {checkpoint} {output}", flush=True)
     begin = time.perf_counter()
-    subprocess.run(command, check=True)
+    subprocess.run([program, checkpoint, output], check=True)
     print(f"({time.perf_counter() - begin:.1f} s)\n", flush=True)
 
 
@@ -58,13 +56,13 @@ def prove(checkpoint: Path, model: Path) -> bool:
         ours = logits(lambda x: module(torch.from_numpy(x)).numpy(), inputs)
     theirs = logits(lambda x: session.run(None, {name: x})[0], inputs)
     differ = int((ours.argmax(1) != theirs.argmax(1)).sum())
-    table = Table(title=f"{what}", title_justify="left")
-    for column in ("runtime", "accuracy", "labels that differ", "largest difference of an output"):
-        table.add_column(column)
-    table.add_row(f"PyTorch {torch.__version__}", f"{(ours.argmax(1) == labels).mean():.2%}", "", "")
+    out = console()
+    out.print(f"{what}:")
+    rows = table(out, "runtime", "accuracy", "labels that differ", "largest difference of an output")
+    rows.add_row(f"PyTorch {torch.__version__}", f"{(ours.argmax(1) == labels).mean():.2%}", "", "")
     accuracy = f"{(theirs.argmax(1) == labels).mean():.2%}"
-    table.add_row(f"onnxruntime {onnxruntime.__version__}", accuracy, str(differ), f"{np.abs(ours - theirs).max():.2g}")
-    Console().print(table)
+    rows.add_row(f"onnxruntime {onnxruntime.__version__}", accuracy, str(differ), f"{np.abs(ours - theirs).max():.2g}")
+    out.print(rows)
     return differ == 0
 
 
@@ -84,25 +82,25 @@ def timing(models: dict[str, Path]) -> None:
     sessions = {n: onnxruntime.InferenceSession(p, providers=["CPUExecutionProvider"]) for n, p in models.items()}
     times = {n: median_ms(s, inputs[:BATCH]) for n, s in sessions.items()}
     base = times["ReLU"]
-    table = Table(title=f"batch {BATCH}, onnxruntime's CPU, function bodies, median of 15", title_justify="left")
-    for column in ("network", "ms", "times ReLU"):
-        table.add_column(column)
+    out = console()
+    out.print(f"\nbatches of {BATCH} on onnxruntime's CPU, the activations as function bodies, median of 15 runs:")
+    rows = table(out, "network", "ms", "times ReLU")
     for name, value in times.items():
-        table.add_row(f"LeNet {name}", f"{value:.2f}", f"{value / base:.2f}")
-    Console().print(table)
+        rows.add_row(f"LeNet {name}", f"{value:.2f}", f"{value / base:.2f}")
+    out.print(rows)
 
 
 def main() -> int:
+    os.chdir(Path(__file__).resolve().parent.parent)
     OUT.mkdir(exist_ok=True)
     hp1, relu = OUT / "lenet_hp1.onnx", OUT / "lenet_relu.onnx"
     export(CHECKPOINT, hp1)
     export(RELU, relu)
     equal = prove(CHECKPOINT, hp1)
     timing({"ReLU": relu, "HP-1": hp1})
-    subprocess.run([sys.executable, str(ROOT / "scripts" / "plot_activations.py"), str(CHECKPOINT), str(OUT / "activations.png")],
-                   check=True)  # fmt: skip
-    verdict = "equal: PyTorch and onnxruntime give the same label to every image" if equal else "NOT EQUAL"
-    print(verdict)
+    print(flush=True)
+    subprocess.run([sys.executable, "scripts/plot_activations.py", CHECKPOINT, OUT / "activations.png"], check=True)
+    print("equal: PyTorch and onnxruntime give the same label to every image" if equal else "NOT EQUAL: labels differ")
     return 0 if equal else 1
 
 

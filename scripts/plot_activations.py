@@ -25,7 +25,9 @@ def draw(checkpoint: Path, output: Path) -> int:
         sys.exit(f"{checkpoint} holds no learned activation")
     columns = min(4, len(modules))
     rows = -(-len(modules) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(3.6 * columns, 3.2 * rows + 0.5), squeeze=False, sharex=True, sharey=True)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(3.6 * columns, 3.2 * rows + 0.5), squeeze=False, sharex=True, sharey=True
+    )
     x = torch.linspace(-REACH, REACH, 601)
     leaky = torch.nn.functional.leaky_relu(x, 0.01)
     for axis, (name, module) in zip(axes.flat, modules, strict=False):
