@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: env
 	$(BIN)/python scripts/demo.py
 
+# One OpenMP thread for each of the JOBS processes: more of them only wait for each other.
 test: env
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 lint: env
 	$(BIN)/ruff check .
@@ -28,7 +29,7 @@ lint: env
 
 # Long sweeps: full matrices instead of covers.
 sweep: env
-	$(BIN)/python -m pytest -n $(JOBS) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
 
 bench: env
 	$(BIN)/python scripts/bench_activation.py
