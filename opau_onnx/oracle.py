@@ -17,6 +17,8 @@ from opau_onnx.spec import Config
 
 Array = npt.NDArray[np.float64]
 _EMPTY = -(10**6)  # exponent of zero: below every other
+_COARSEST = 2.0**-23
+"""Twice the unit roundoff of float32, the coarsest arithmetic in use: an error of this size decides whether Q is clamped."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,11 @@ def _evaluate(config: Config, x: Array, c: list[Array], d: list[Array]) -> Evalu
     terms = [Big.of(v) * r for v, r in zip(d, d_rows, strict=False)]
     inner = _sum([abs(t) for t in terms] if form.absolute == "terms" else terms, x)
     bottom = Big.of(np.full_like(x, form.offset)) + (abs(inner) if form.absolute == "sum" else inner)
-    clamped = np.zeros(x.shape, dtype=bool)
+    bottom_size = Big.of(np.full_like(x, form.offset)) + _sum([abs(t) for t in terms], x)
+    bottom_error = _sum_error(d, d_rows, d_errors, x) + bottom_size * Big.of(2.0)
+    clamped = surely = np.zeros(x.shape, dtype=bool)
     if form.minimum is not None:
+        surely = np.asarray(_below(bottom + bottom_error * Big.of(_COARSEST), form.minimum))
         clamped = np.asarray(_below(bottom, form.minimum))
         bottom = Big(
             np.where(clamped, Big.of(form.minimum).mantissa, bottom.mantissa),
@@ -137,14 +142,12 @@ def _evaluate(config: Config, x: Array, c: list[Array], d: list[Array]) -> Evalu
     value = np.where(top.mantissa == 0, 0.0, value)  # 0 / Q, also where the exponents are far apart
 
     top_size = _sum([abs(Big.of(v) * r) for v, r in zip(c, rows, strict=False)], x)
-    bottom_size = Big.of(np.full_like(x, form.offset)) + _sum([abs(t) for t in terms], x)
     grows = np.where(clamped, 0.0, np.abs(bottom_size / bottom))
     condition = np.abs(top_size / top) + grows
 
     # Errors of the sums in units of u: each term carries its basis value's error, a product and the sums above it.
     top_error = _sum_error(c, rows, errors, x)
-    bottom_error = _sum_error(d, d_rows, d_errors, x) + bottom_size * Big.of(2.0)
-    bound = np.abs(top_error / bottom) + np.abs(value) * (np.where(clamped, 0.0, np.abs(bottom_error / bottom)) + 2.0)
+    bound = np.abs(top_error / bottom) + np.abs(value) * (np.where(surely, 0.0, np.abs(bottom_error / bottom)) + 2.0)
     return Evaluation(value, condition, bound)
 
 
