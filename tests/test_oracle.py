@@ -17,7 +17,7 @@ from opau_onnx import formula, oracle
 from opau_onnx.errors import SpecError
 from opau_onnx.nn.fitting import _NumpyOps
 from opau_onnx.spec import BASES, FORMS, Config, ordinary_limit
-from tests.cases import CASES, SAFE, Array, Case, case, exact, inputs, trusted
+from tests.cases import CASES, SAFE, Array, Case, any_case, case, exact, inputs, trusted
 
 U64, U32 = 2.0**-53, 2.0**-24
 INF = float("inf")
@@ -211,19 +211,6 @@ def test_bound_bounds_float32(at: Case, record_property: Callable[[str, object],
     assert worst <= 1.0
     if at.config.degrees[0] and at.config.form in SAFE:
         assert worst >= 0.01, "the bound is so loose that it says nothing"
-
-
-NUMBERS = st.one_of(st.just(0.0), st.floats(2.0**-10, 2.0**10, width=32), st.floats(-(2.0**10), -(2.0**-10), width=32))
-
-
-@st.composite
-def any_case(draw: st.DrawFn) -> Case:
-    """Any basis, form, degrees and coefficients of ordinary size, zeros among them."""
-    k, l = draw(st.integers(0, 16)), draw(st.integers(0, 16))
-    config = Config(draw(st.sampled_from(list(BASES))), draw(st.sampled_from(list(FORMS))), (k, l))
-    sizes = config.numerator_size, config.denominator_size
-    c, d = (np.array(draw(st.lists(NUMBERS, min_size=n, max_size=n)), dtype=np.float64) for n in sizes)
-    return Case(config, c, d)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
