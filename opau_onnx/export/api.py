@@ -128,8 +128,9 @@ def export_model(
     opset = settings.opset or opsets.default(kind)
     progress("converting to ONNX")
     names = [axes.get(i, {}) for i in range(len(source.inputs))]
-    outputs = program.output_names(source.model, source.inputs)
-    exported = graph.build_model(traced, opset, names, outputs)
+    exported = graph.build_model(
+        traced, opset, names, program.output_names(traced), program.tensors_by_name(source.model)
+    )
     write.add_metadata(exported, source.kind, source.sha256, kind)
     path, validation = _write(exported, output, source, axes, dtype, settings, progress)
     result = ExportResult(path, output, opset, kind, graph.describe(exported), validation, source)

@@ -54,6 +54,11 @@ def read_config(node: ir.Node) -> Config:
     )
 
 
+def opau_nodes(model: ir.Model) -> list[ir.Node]:
+    """The activation's nodes, in the order of the graph, those in subgraphs included."""
+    return [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type == OP_TYPE]
+
+
 def build(config: Config, opset: int) -> ir.Function:
     """The function for one configuration: (X, numerator, denominator) -> Y."""
     function = onnxscript.build_function(

@@ -7,15 +7,15 @@ import contextlib
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
 from opau_onnx.errors import ExportError
-from opau_onnx.export import function
+from opau_onnx.export import coefficients, function
+from opau_onnx.export.function import opau_nodes
 from opau_onnx.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
 
 MODULE = "opau.module"
@@ -23,14 +23,13 @@ MODULE = "opau.module"
 IR_VERSION = 10
 """The first with overloads of functions."""
 
-_FLOAT16S = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-
 
 def build_model(
     program: torch.export.ExportedProgram,
     opset: int,
     axis_names: list[dict[int, str]],
     output_names: list[str] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> ir.Model:
     """Convert a program.
 
@@ -39,6 +38,7 @@ def build_model(
         opset: version of ONNX's default domain.
         axis_names: per input, axis -> name of a dynamic axis.
         output_names: of the outputs; None for "output", or "output_0", "output_1", ..
+        weights: the model's own, by name, before they were cast to the program's dtype; None for the program's.
 
     Raises:
         ExportError: an operator that the exporter does not know, and the like.
@@ -51,20 +51,15 @@ def build_model(
         raise ExportError(f"torch.onnx cannot export the model: {type(error).__name__}: {error}") from error
     assert exported is not None
     model: ir.Model = exported.model
-    names = _record_modules(model)
+    modules = _record_modules(model, program)
     _clean(model)
     _rename_axes(model, axis_names)
-    _rename_values(model, names, output_names)
-    _match_fused_weights(model)
-    _own_coefficients(model, names, set(program.state_dict))
-    _widen_coefficients(model)
+    _rename_values(model, modules, [str(name) for name in program.graph_signature.user_inputs], output_names)
+    coefficients.match_fused_weights(model)
+    coefficients.separate(model, modules, program.state_dict)
+    coefficients.widen(model, program.state_dict if weights is None else weights)
     _attach_functions(model, opset)
     return model
-
-
-def opau_nodes(model: ir.Model) -> list[ir.Node]:
-    """The activation's nodes, in the order of the graph, those in subgraphs included."""
-    return [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type == OP_TYPE]
 
 
 def _as_node(
@@ -95,12 +90,22 @@ def quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _record_modules(model: ir.Model) -> dict[ir.Node, str]:
-    """The torch module of each node, as the exporter recorded it."""
+def _record_modules(model: ir.Model, program: torch.export.ExportedProgram) -> dict[ir.Node, str]:
+    """The torch module of each node, as the exporter recorded it.
+
+    Newer opsets than onnxscript converts to lose that record: then as torch.export did, where no node was added or dropped, or
+    else the module that has the node's numerator.
+    """
+    calls = [n for n in program.graph.nodes if n.target is torch.ops.opau.orthogonal_pade.default]
+    nodes = opau_nodes(model)
     names = {}
-    for node in opau_nodes(model):
+    for i, node in enumerate(nodes):
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-        names[node] = scopes[-2] if len(scopes) > 1 else ""
+        name = scopes[-2] if len(scopes) > 1 else ""
+        if not scopes and len(calls) == len(nodes):
+            name = [path for path, _ in (calls[i].meta.get("nn_module_stack") or {"": ("", "")}).values()][-1]
+        module, _, kind = str(node.inputs[1].name).rpartition(".")
+        names[node] = name or (module if kind == "numerator" else "")
     return names
 
 
@@ -149,9 +154,13 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _rename_values(model: ir.Model, modules: dict[ir.Node, str], output_names: list[str] | None) -> None:
-    """Speaking names: nodes and their results after the torch module, outputs "output"."""
+def _rename_values(
+    model: ir.Model, modules: dict[ir.Node, str], input_names: list[str], output_names: list[str] | None
+) -> None:
+    """Speaking names: inputs after the arguments, nodes and their results after the torch module, outputs "output"."""
     outputs = list(model.graph.outputs)
+    for value, name in zip(model.graph.inputs, input_names, strict=True):
+        value.name = name
     taken = {v.name for v in model.graph.inputs}
     plain = ["output"] if len(outputs) == 1 else [f"output_{i}" for i in range(len(outputs))]
     wanted = output_names if output_names and len(output_names) == len(outputs) else plain
@@ -166,60 +175,6 @@ def _rename_values(model: ir.Model, modules: dict[ir.Node, str], output_names: l
         node.name = f"{module}/{OP_TYPE}{suffix}" if module else f"{OP_TYPE}{suffix}"
         if node.outputs[0] not in outputs:
             node.outputs[0].name = f"{node.name}:Y"
-
-
-def _match_fused_weights(model: ir.Model) -> None:
-    """Weights of a bfloat16 layer that the exporter's fusion (BatchNormalization into Conv) left in float32 become bfloat16."""
-    for node in model.graph.all_nodes():
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or node.inputs[0].dtype != ir.DataType.BFLOAT16:
-            continue
-        for position, value in enumerate(node.inputs[1:], start=1):
-            if value is not None and value.dtype == ir.DataType.FLOAT and value.const_value is not None:
-                node.replace_input_with(position, _converted(model, node, value, ir.DataType.BFLOAT16))
-
-
-def _own_coefficients(model: ir.Model, modules: dict[ir.Node, str], parameters: set[str]) -> None:
-    """Give every activation its own coefficients again: the exporter merges initializers that hold the same values."""
-    for node, module in modules.items():
-        for position, kind in ((1, "numerator"), (2, "denominator")):
-            value, name = node.inputs[position], f"{module}.{kind}"
-            if value.name == name or name not in parameters or value.const_value is None:
-                continue
-            if name not in model.graph.initializers:
-                tensor = ir.tensor(np.array(value.const_value.numpy()), name=name)
-                fresh = ir.Value(name=name, shape=value.shape, type=value.type, const_value=tensor)
-                model.graph.register_initializer(fresh)
-            node.replace_input_with(position, model.graph.initializers[name])
-
-
-def _widen_coefficients(model: ir.Model) -> None:
-    """Coefficients become float32, or float64 beside a float64 X, whatever the model's dtype is."""
-    for node in opau_nodes(model):
-        wanted = ir.DataType.DOUBLE if node.inputs[0].dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
-        for position in (1, 2):
-            value = node.inputs[position]
-            if value.dtype in _FLOAT16S or (wanted == ir.DataType.DOUBLE and value.dtype == ir.DataType.FLOAT):
-                node.replace_input_with(position, _converted(model, node, value, wanted))
-
-
-def _converted(model: ir.Model, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    name = f"{value.name}.{dtype.name.lower()}"
-    if value.const_value is None:
-        cast = ir.node("Cast", [value], attributes={"to": dtype})
-        cast.outputs[0].name, cast.outputs[0].dtype, cast.outputs[0].shape = name, dtype, value.shape
-        node.graph.insert_before(node, cast)
-        return cast.outputs[0]
-    initializers = model.graph.initializers
-    sole = len(value.uses()) == 1
-    name = value.name if sole else name
-    tensor = ir.tensor(value.const_value.numpy().astype(dtype.numpy()), name=name)
-    if sole:
-        value.const_value, value.dtype = tensor, dtype
-        return value
-    if name not in initializers:
-        fresh = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=tensor)
-        model.graph.register_initializer(fresh)
-    return initializers[name]
 
 
 def _attach_functions(model: ir.Model, opset: int) -> None:

@@ -37,15 +37,12 @@ def model_dtype(model: nn.Module) -> torch.dtype:
 def cast_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy in ``dtype``, whose activations keep coefficients of float32, or float64 where ``dtype`` is float64."""
     clone = copy.deepcopy(model)
-    kept = {
-        module: [p.detach().clone() for p in (module.numerator, module.denominator)]
-        for module in clone.modules()
-        if isinstance(module, OrthogonalPade)
-    }
+    ours = [m for m in clone.modules() if isinstance(m, OrthogonalPade)]
+    kept = [(p, p.detach().clone()) for m in ours for p in (m.numerator, m.denominator)]
     clone.to(dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    for module, values in kept.items():
-        module.numerator, module.denominator = (nn.Parameter(v.to(wide)) for v in values)
+    for parameter, values in kept:  # in place: parameters that modules share stay shared
+        parameter.data = values.to(wide)
     # The module of an exported program refuses eval(): it was exported in one mode.
     return clone if isinstance(clone, torch.fx.GraphModule) else clone.eval()
 
@@ -116,13 +113,17 @@ def _explain(error: Exception, dims: Mapping[str, object]) -> str:
     return f"torch.export cannot trace the model: {type(error).__name__}: {text}"
 
 
-def output_names(model: nn.Module, inputs: Sequence[Tensor]) -> list[str] | None:
-    """The keys of the dict of tensors that the model returns; None where it returns something else."""
-    with torch.no_grad():
-        result = model(*inputs)
-    if isinstance(result, Mapping) and all(isinstance(v, Tensor) for v in result.values()):
-        return [str(key) for key in result]
-    return None
+def output_names(program: torch.export.ExportedProgram) -> list[str] | None:
+    """The keys of the dict of tensors that the program returns; None where it returns something else."""
+    spec = program.call_spec.out_spec
+    keys = None if spec is None else spec.context
+    flat = spec is not None and spec.num_leaves == spec.num_children
+    return [str(key) for key in keys] if flat and isinstance(keys, list) and len(keys) == spec.num_children else None
+
+
+def tensors_by_name(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under every name that they have; tied ones have several."""
+    return {**dict(model.named_buffers(remove_duplicate=False)), **dict(model.named_parameters(remove_duplicate=False))}
 
 
 def input_names(model: nn.Module, count: int) -> list[str]:
