@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from opau_onnx.models.activations import ACTIVATIONS, create_activation
 
 from opau_onnx import checkpoint, data, models
 from opau_onnx.errors import LoadError
+from opau_onnx.models.activations import ACTIVATIONS, create_activation
 from opau_onnx.nn import OrthogonalPade
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
