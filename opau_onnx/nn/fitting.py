@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from opau_onnx import formula, oracle
 from opau_onnx.errors import SpecError
+from opau_onnx.nn import gradient
 from opau_onnx.nn.targets import TARGETS
 from opau_onnx.spec import Config
 
@@ -140,7 +141,7 @@ def _measured(config: Config, target: Any, c: Array, d: Array, low: float, high:
 
 
 class _NumpyOps:
-    """:class:`opau_onnx.formula.GradientOps` over float64 arrays."""
+    """:class:`opau_onnx.nn.gradient.GradientOps` over float64 arrays."""
 
     abs, sign, maximum, divide = (staticmethod(f) for f in (np.abs, np.sign, np.maximum, np.divide))
 
@@ -202,7 +203,7 @@ def _solve(config: Config, problem: _Problem, start: Array) -> tuple[float, Arra
 
     def jacobian(values: Array) -> Array:
         coefficients = prepare(values)
-        part = formula.gradient(_NumpyOps(), config, rows, coefficients, None, np.ones_like(x))
+        part = gradient.gradient(_NumpyOps(), config, rows, coefficients, None, np.ones_like(x))
         columns = [part.weight * row for row in part.rows[:count]]
         for value, row in zip(values[count:], part.denominator_rows, strict=True):
             columns.append(part.denominator_weight * row * (2.0 * value if terms else 1.0))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from opau_onnx import formula
+from opau_onnx.nn import gradient
 from opau_onnx.nn.coefficients import coefficients
 from opau_onnx.nn.torch_ops import TorchOps
 from opau_onnx.spec import Config
@@ -20,7 +20,8 @@ def forward(config: Config, x: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """y, of x's shape and dtype; computed in the dtype of the coefficients c and d."""
     values = coefficients(config, c, d, scaled=True)
     wide = _grouped(config, x).to(c.dtype)
-    y: Tensor = formula.rational(_OPS, config, _rows(config, wide, values), values)
+    rows = formula.scaled_basis(_OPS, config, wide, values.beyond) if config.top else formula.constant_rows(_OPS, wide)
+    y: Tensor = formula.rational(_OPS, config, rows, values)
     return y.reshape(x.shape).to(x.dtype)
 
 
@@ -28,18 +29,16 @@ def backward(config: Config, x: Tensor, c: Tensor, d: Tensor, g: Tensor) -> tupl
     """Gradients of sum(g * y) by x, c and abs(d) or d, as :func:`opau_onnx.nn.blockwise.backward`, in c's dtype."""
     values = coefficients(config, c, d, scaled=True)
     wide, wide_g = _grouped(config, x).to(c.dtype), _grouped(config, g).to(c.dtype)
-    slopes = formula.derivatives(config, values)
-    part = formula.gradient(_OPS, config, _rows(config, wide, values), values, slopes, wide_g)
-    dx = (part.weight * part.slope).reshape(x.shape).to(x.dtype)
+    slopes = gradient.derivatives(config, values)
+    if config.top == 0:
+        rows, lower = formula.constant_rows(_OPS, wide), None
+    else:
+        rows, lower = formula.scaled_bases(_OPS, config, wide, values.beyond)
+    part = gradient.gradient(_OPS, config, rows, values, slopes, wide_g, lower)
+    dx = (part.x_weight * part.slope).reshape(x.shape).to(x.dtype)
     dc = [_sum(config, part.weight * row) for row in part.rows[: config.numerator_size]]
     dd = [_sum(config, part.denominator_weight * row) for row in part.denominator_rows]
     return dx, _stack(c, dc), _stack(d, dd)
-
-
-def _rows(config: Config, x: Tensor, values: formula.Coefficients) -> list[Any]:
-    if config.top == 0:
-        return formula.constant_rows(_OPS, x)
-    return formula.scaled_basis(_OPS, config, x, values.beyond)
 
 
 def _grouped(config: Config, x: Tensor) -> Tensor:
