@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,14 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 EQUAL, DIFFERENT, USAGE = 0, 1, 2
-"""Exit codes: done (and equal); not equal; the command or a file is wrong."""
+"""Exit codes: done (and equal); not equal; the command or a file is wrong, or something failed."""
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console; piped output is plain text without colours, wide enough not to fold tables."""
     stream = sys.stderr if stderr else sys.stdout
     if stream.isatty():
-        return Console(stderr=stderr)
+        return Console(file=stream)
     return Console(stderr=stderr, width=160, color_system=None, force_terminal=False)
 
 
@@ -32,7 +34,8 @@ def table(out: Console, *columns: str) -> Table:
 
 def fail(message: str, code: int = USAGE) -> NoReturn:
     """Print an error and end the command."""
-    console(stderr=True).print(f"[bold red]error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
+    plain = _CONTROL.sub("", message)  # torch colours some messages, and a file's own texts may hold anything
+    console(stderr=True).print(f"[bold red]error:[/] {_escaped(plain)}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
 

@@ -3,6 +3,9 @@
 # No `from __future__ import annotations` with heavy types here: typer reads the annotations at run time, and this module
 # must import nothing heavy, so that --help answers at once.
 
+import logging
+import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +13,9 @@ import typer
 
 from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, steps
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+# Boxes on a terminal; plain help and errors when piped.
+_STYLE: Any = "rich" if sys.stdout.isatty() else None
+app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
 
 _FILES, _WHAT, _CHECK = "Reading the model", "What is written", "Validation"
 
@@ -87,7 +92,7 @@ def export(
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v)),
     ] = False,
 ) -> None:
-    """Export a trained model with learned activations to [bold]one ONNX file[/], and prove that the file is equal.
+    """Export a trained model with learned activations to one ONNX file, and prove that the file is equal.
 
     Exit codes: 0 exported and equal; 1 not equal (the file is kept as NAME.rejected.onnx); 2 usage or load error.
     """
@@ -112,6 +117,7 @@ def _run(
     report: Path | None, validate_only: bool, verbose: bool,
 ) -> Any:  # fmt: skip
     """Load, then export or compare; errors of ours end the command with a message, code 2."""
+    logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
         from opau_onnx.errors import OpauError
@@ -136,6 +142,10 @@ def _run(
             fail(str(error))
         except OSError as error:
             fail(f"{error.filename or output}: {error.strerror or error}")
+        except Exception as error:  # code 1 would say that the file differs
+            if verbose:
+                traceback.print_exc()
+            fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
 
 
 def _version(wanted: bool) -> None:

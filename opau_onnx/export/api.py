@@ -119,8 +119,9 @@ def export_model(
     output = Path(output)
     if output.suffix != ".onnx":
         raise ExportError(f"the output is {output.name!r}; expected a name that ends in .onnx")
-    if report is not None and not Path(report).parent.is_dir():
-        raise ExportError(f"cannot write {report}: its folder does not exist")
+    if report is not None:
+        _check_writable(Path(report))
+    _check_writable(output)
     source = _source(model, inputs)
     _check_opset(settings.opset)
     dtype, traced, axes = _trace(source, settings, progress)
@@ -137,6 +138,14 @@ def export_model(
     if report is not None:
         write_report(result, report)
     return result
+
+
+def _check_writable(path: Path) -> None:
+    """Before hours of work, and before one of several files is written."""
+    if not path.parent.is_dir():
+        raise ExportError(f"cannot write {path}: its folder does not exist")
+    if path.is_dir():
+        raise ExportError(f"cannot write {path}: it is a folder")
 
 
 def write_report(result: ExportResult, report: str | Path) -> None:
@@ -188,8 +197,8 @@ def _source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
         return model
     if not isinstance(model, nn.Module):
         raise ExportError(f"cannot export {type(model).__name__}; expected a torch.nn.Module or a path")
-    if not examples:
-        raise ExportError("a module needs example inputs: export_model(module, path, inputs)")
+    if not examples or not all(isinstance(x, Tensor) for x in examples):
+        raise ExportError("a module needs example inputs, tensors: export_model(module, path, inputs)")
     if model.training:
         raise ExportError("the module is in training mode; call model.eval() first")
     return Source(model, examples, None, "module", type(model).__name__, None)
@@ -238,6 +247,9 @@ def _axes(source: Source, settings: Settings) -> Axes:
         for axis in wanted:
             if not 0 <= axis < rank:
                 raise ExportError(f"input {names[position]} has axes 0 to {rank - 1}; {axis} is none of them")
+        for name in wanted.values():
+            if not name.isidentifier():
+                raise ExportError(f"a dynamic axis of {names[position]} is named {name!r}; expected letters, digits and _")
         axes[position] = dict(wanted)
     return axes
 

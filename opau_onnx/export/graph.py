@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import logging
 import re
 import warnings
@@ -79,11 +80,14 @@ def _as_node(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the exporter's own warnings and log lines."""
+    """Silence the exporter's own warnings, log lines and prints, unless the logger "opau_onnx" is set to DEBUG."""
+    if logging.getLogger("opau_onnx").isEnabledFor(logging.DEBUG):
+        yield
+        return
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -134,7 +134,8 @@ def _random(x: Tensor, size: int | None, scale: float, generator: torch.Generato
     if size is not None:
         shape[0] = size
     if x.is_floating_point():
-        spread = float(x.double().std(correction=0)) or 1.0 if x.numel() else 1.0
+        spread = float(x.double().std(correction=0)) if x.numel() else 0.0
+        spread = spread if 0.0 < spread < float("inf") else 1.0  # not for a constant, an infinite or a NaN example
         return (torch.randn(shape, generator=generator, dtype=torch.float64) * spread * scale).to(x.dtype)
     if x.dtype == torch.bool:
         return torch.rand(shape, generator=generator) < 0.5
