@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -82,16 +82,27 @@ def trace(model: nn.Module, inputs: Sequence[Tensor], axes: Axes) -> torch.expor
     Raises:
         ExportError: the model cannot be traced, or needs a size that was asked to be dynamic.
     """
+    _check_sizes(inputs, axes)
     examples = tuple(_at_least_two(x, axes.get(i, {})) for i, x in enumerate(inputs))
-    dims: dict[str, torch.export.Dim] = {}
-    shapes = tuple(
-        {axis: dims.setdefault(name, torch.export.Dim(name)) for axis, name in axes.get(i, {}).items()} or None
-        for i in range(len(inputs))
-    )
+    # Not Dim(name): that is refused where a size has a lower limit, as a convolution's has.
+    shapes = tuple(dict.fromkeys(axes.get(i, {}), torch.export.Dim.DYNAMIC) or None for i in range(len(inputs)))
+    names = {name for wanted in axes.values() for name in wanted.values()}
     try:
-        return torch.export.export(model, examples, dynamic_shapes=shapes if dims else None, strict=False)
+        return torch.export.export(model, examples, dynamic_shapes=shapes if names else None, strict=False)
     except Exception as error:  # the model's own code, and many exception types of torch
-        raise ExportError(_explain(error, dims)) from error
+        raise ExportError(_explain(error, names)) from error
+
+
+def _check_sizes(inputs: Sequence[Tensor], axes: Axes) -> None:
+    sizes: dict[str, tuple[int, int, int]] = {}
+    for i, wanted in axes.items():
+        for axis, name in wanted.items():
+            size, first, at = sizes.setdefault(name, (inputs[i].shape[axis], i, axis))
+            if inputs[i].shape[axis] != size:
+                raise ExportError(
+                    f"axis {at} of input {first} and axis {axis} of input {i} are both {name!r}, but the example inputs have "
+                    f"the sizes {size} and {inputs[i].shape[axis]} there; name them apart with --dynamic-axes"
+                )
 
 
 def _at_least_two(x: Tensor, axes: Mapping[int, str]) -> Tensor:
@@ -103,11 +114,11 @@ def _at_least_two(x: Tensor, axes: Mapping[int, str]) -> Tensor:
     return x
 
 
-def _explain(error: Exception, dims: Mapping[str, object]) -> str:
+def _explain(error: Exception, dims: Collection[str]) -> str:
     text = str(error).strip()
     if dims and any(word in text for word in ("Constraints violated", "specialized", "marked")):
         return (
-            f"the model fixes a size that was to be dynamic ({', '.join(dims)}). Pass --static to fix all sizes, or "
+            f"the model fixes a size that was to be dynamic ({', '.join(sorted(dims))}). Pass --static to fix all sizes, or "
             f"--dynamic-axes to name those that may change. torch.export says: {text}"
         )
     return f"torch.export cannot trace the model: {type(error).__name__}: {text}"
