@@ -1,0 +1,48 @@
+"""The public names, and what importing them may load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import opau_onnx
+import opau_onnx.nn
+
+NAMES = {
+    "opau_onnx": {
+        "Config", "ExportResult", "Options", "Settings", "__version__", "export_model", "load", "save_checkpoint",
+        "validate_model",
+    },
+    "opau_onnx.nn": {"HP1", "HP2", "PAU", "Fit", "OrthogonalPade", "fit", "orthogonal_pade", "replace_activations"},
+}  # fmt: skip
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "scipy", "numpy", "matplotlib", "safetensors")
+
+
+@pytest.mark.parametrize("module", [opau_onnx, opau_onnx.nn], ids=lambda m: m.__name__)
+def test_public_names(module: object) -> None:
+    assert set(module.__all__) == NAMES[module.__name__]
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = opau_onnx.nothing
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import opau_onnx",
+        "import opau_onnx.cli.export",
+        "import sys; sys.argv = ['opau-export', '--help']\n"
+        "from opau_onnx.cli.export import main\ntry:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code",
+    ],
+    ids=["package", "command", "help"],
+)
+def test_heavy_imports_come_late(program: str) -> None:
+    check = f"{program}\nimport sys\nloaded = [m for m in {HEAVY} if m in sys.modules]\nassert not loaded, loaded"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
