@@ -12,6 +12,7 @@ from tests.cases import SHARED_CASES, case
 from tests.nn.test_forward import as_inputs, errors, run
 from tests.nn.test_gradients import gradients, leaves, sample
 
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("basis", BASES)
 def test_values(cuda: str, basis: str, form: str) -> None:
