@@ -25,6 +25,12 @@ def tiny() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), HP1(), nn.Linear(8, 3)).eval()
 
 
+def few() -> nn.Module:
+    """Three configurations, one of them twice: (N, 4) -> (N, 4)."""
+    seeded()
+    return nn.Sequential(nn.Linear(4, 4), HP1(), nn.Linear(4, 4), HP2(groups=2), PAU("B"), nn.Linear(4, 4), HP1()).eval()
+
+
 def zoo() -> nn.Module:
     """Every named activation and every kind of sharing in one network: (N, 2, 6, 6) -> (N, 3)."""
     seeded()
