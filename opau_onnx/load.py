@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opau_onnx import checkpoint, pickles
+from opau_onnx import checkpoint, pickles, programs
 from opau_onnx.errors import LoadError
 
 
@@ -146,7 +146,7 @@ def _program(path: Path, factory: str | None, shapes: Shapes | None, allow_pickl
     import opau_onnx.nn  # noqa: F401  (the program may hold our operator)
 
     if not allow_pickle:
-        pickles.check_program(path)
+        programs.check_program(path)
     try:
         program = torch.export.load(path)
     except Exception as error:
