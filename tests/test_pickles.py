@@ -208,14 +208,24 @@ def test_two_members_of_one_name(program: Path, tmp_path: Path, proof: Path) -> 
     assert "same name" in refused(bad, proof)
 
 
-@pytest.mark.parametrize("text", ["L['x'].size()[0] >= 2", "L['args'][0][1].size()[2] % 2 == 0", "2 <= L['x'].shape[0] and s0 != 3",
-                                  "(max(1, 1 + (((-3) + L['x'].size()[3]) // 2))) != 1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "L['x'].size()[0] >= 2",
+        "L['args'][0][1].size()[2] % 2 == 0",
+        "2 <= L['x'].shape[0] and s0 != 3",
+        "(max(1, 1 + (((-3) + L['x'].size()[3]) // 2))) != 1",
+    ],
+)
 def test_guards_are_guards(text: str) -> None:
     assert programs.is_guard(text)
 
 
-@pytest.mark.parametrize("text", ["L.clear()", "L['x'].__class__", "open('x')", "L['x'].size", "L['x'].size()['a'].tofile('f')",
-                                  "(lambda: 1)()", "__import__('os')", "L['x'].item()", "L()", "s0()", "getattr(L, 's')", ""])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["L.clear()", "L['x'].__class__", "open('x')", "L['x'].size", "L['x'].size()['a'].tofile('f')", "(lambda: 1)()",
+     "__import__('os')", "L['x'].item()", "L()", "s0()", "getattr(L, 's')", ""],
+)  # fmt: skip
 def test_programs_are_no_guards(text: str) -> None:
     assert not programs.is_guard(text)
 
