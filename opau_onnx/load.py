@@ -145,17 +145,22 @@ def _program(path: Path, factory: str | None, shapes: Shapes | None, allow_pickl
     _unused(path, "exported program", factory=factory, shapes=shapes)
     import opau_onnx.nn  # noqa: F401  (the program may hold our operator)
 
-    if not allow_pickle:
-        programs.check_program(path)
     try:
-        program = torch.export.load(path)
+        if allow_pickle:
+            program = torch.export.load(path)
+        else:
+            with programs.checked_copy(path) as copy:
+                program = torch.export.load(copy)
+        model = program.module()
+    except LoadError:
+        raise
     except Exception as error:
         raise LoadError(f"{path} cannot be read as an exported program: {type(error).__name__}: {error}") from None
     arguments, keywords = program.example_inputs or ((), {})
     inputs = tuple(arguments)
     if keywords or not inputs or not all(isinstance(v, Tensor) for v in inputs):
         raise LoadError(f"{path} was exported with example inputs that are not plain positional tensors; export it so")
-    return Source(program.module(), inputs, program, "exported program", path.name, sha256(path))
+    return Source(model, inputs, program, "exported program", path.name, sha256(path))
 
 
 def _unused(path: Path, kind: str, factory: str | None = None, shapes: Shapes | None = None) -> None:

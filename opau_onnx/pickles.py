@@ -27,8 +27,11 @@ def kind(path: Path) -> str:
         return "safetensors"
     if not zipfile.is_zipfile(path):
         return "pickle"
-    with zipfile.ZipFile(path) as archive:
-        inner = {name.partition("/")[2] for name in archive.namelist()} | set(archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inner = {name.partition("/")[2] for name in archive.namelist()} | set(archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise LoadError(f"{path} is damaged: {error}") from None
     if "archive_format" in inner or "serialized_exported_program.json" in inner:
         return "pt2"
     return "torchscript" if "constants.pkl" in inner else "torch"
