@@ -69,7 +69,7 @@ def build(content: dict[str, Any], path: Path) -> tuple[nn.Module, Tensor]:
     """The model of a loaded checkpoint, in evaluation mode, and its example input.
 
     Raises:
-        LoadError: another version, a missing part, or weights that do not fit the architecture.
+        LoadError: another version, a missing or wrong part, or weights that do not fit the architecture.
     """
     from opau_onnx import models
 
@@ -78,9 +78,15 @@ def build(content: dict[str, Any], path: Path) -> tuple[nn.Module, Tensor]:
     missing = {"architecture", "arguments", "state_dict", "example_input"} - content.keys()
     if missing:
         raise LoadError(f"{path} is a checkpoint without {', '.join(sorted(missing))}; write it with save_checkpoint")
-    model = models.create(content["architecture"], **content["arguments"])
+    architecture, arguments, example = (content[k] for k in ("architecture", "arguments", "example_input"))
+    if not (isinstance(architecture, str) and isinstance(arguments, dict) and isinstance(example, Tensor)):
+        raise LoadError(f"{path} is a checkpoint whose architecture, arguments or example_input is not of the right kind")
+    try:
+        model = models.create(architecture, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LoadError(f"{path}: {architecture} cannot be made with {arguments}: {error}") from None
     load_weights(model, content["state_dict"], path)
-    return model.eval(), content["example_input"]
+    return model.eval(), example
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -84,6 +84,13 @@ def test_the_same_checkpoint_has_the_same_bytes(checkpoint: Path, tmp_path: Path
         ({"state_dict": {}}, "do not fit"),
         ({"state_dict": {"conv1.weight": torch.zeros(1)}}, "do not fit"),
         ({"example_input": None}, "without example_input"),
+        ({"example_input": [1.0]}, "not of the right kind"),
+        ({"architecture": ["lenet"]}, "not of the right kind"),
+        ({"arguments": [1]}, "not of the right kind"),
+        ({"arguments": {1: 2}}, "cannot be made"),
+        ({"arguments": {"activation": ["relu"]}}, "cannot be made"),
+        ({"arguments": {"activation": "relu", "classes": -1}}, "cannot be made"),
+        ({"state_dict": [1]}, "do not fit"),
     ],
 )
 def test_checkpoints_that_do_not_fit(checkpoint: Path, change: dict[str, Any], message: str) -> None:
