@@ -176,7 +176,8 @@ def tables(content: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
         lines = [
             [
                 name, f"{r['forward_ms']:.2f}", f"{r['both_ms']:.2f}", f"{r['both_of_plain']:.2f}",
-                f"{r['both_ms'] / relu:.1f}", f"{r['saved_mib']:.0f}", f"{r['saved_of_plain']:.2f}", f"{r['peak_mib']:.0f}", f"{r['peak_of_plain']:.2f}",
+                f"{r['both_ms'] / relu:.1f}", f"{r['saved_mib']:.0f}", f"{r['saved_of_plain']:.2f}",
+                f"{r['peak_mib']:.0f}", f"{r['peak_of_plain']:.2f}",
             ]
             for name, r in rows.items()
         ]  # fmt: skip
