@@ -2,13 +2,14 @@
 
 :class:`Ops` is what a library has to offer. The same code builds ONNX function bodies, evaluates blocks of a tensor in
 PyTorch, and is what ``torch.compile`` fuses. It holds no branch on data: the caller chooses between
-:func:`ordinary_basis`, right up to ``X0``, and :func:`scaled_basis`, right everywhere.
+:func:`ordinary_basis` or :func:`fused_basis`, right up to ``X0``, and :func:`scaled_basis`, right everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -24,6 +25,14 @@ class Ops(Protocol):
     def divide(self, x: Any, y: Any) -> Any: ...
     def multiply_add(self, total: Any, x: Any, y: Any) -> Any:
         """total + x * y, rounded once or twice. May reuse the memory of ``total``, which no caller looks at again."""
+
+
+class FusedOps(Ops, Protocol):
+    """What :func:`fused_basis` needs besides."""
+
+    def multiply(self, x: Any, y: Any) -> Any: ...
+    def weighted_sum(self, total: Any, weight: float, x: Any, y: Any) -> Any:
+        """total + weight * x * y; leaves ``total`` alone."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +55,16 @@ Row = Any
 """f_n(x), or f_n(x) / s**M; f_0 may stand as the float 1.0."""
 
 
-def ordinary_basis(config: Config, x: Any, ops: Ops | None = None) -> list[Row]:
-    """f_0 .. f_m by the recurrence; may overflow beyond ``ordinary_limit(m)``. ``ops`` brings a fused multiply_add."""
+def ordinary_basis(config: Config, x: Any) -> list[Row]:
+    """f_0 .. f_m by the recurrence; may overflow beyond ``ordinary_limit(m)``."""
     rows: list[Row] = [1.0]
-    slope: Any = None
-    known: tuple[float, float] | None = None
     for n, (a, b, c) in enumerate(_steps(config.basis, config.top)):
-        if known != (a, b):
-            slope, known = _affine(ops, x, a, b), (a, b)
-        rows.append(_next(ops, slope, rows, c) if n else slope)
+        slope = _scale(x, a) + b if b else _scale(x, a)
+        if n == 0:
+            rows.append(slope)
+            continue
+        value = slope * rows[-1]
+        rows.append(value - _scale(rows[-2], c) if c else value)
     return rows
 
 
@@ -63,15 +73,36 @@ def _steps(basis: str, top: int) -> tuple[tuple[float, float, float], ...]:
     return tuple((float(a), float(b), float(c)) for a, b, c in Config(basis, degrees=(top, 0)).steps())
 
 
-def _next(ops: Ops | None, slope: Any, rows: Sequence[Row], c: float) -> Row:
-    """slope f_n - c f_{n-1}."""
-    if not c:
-        return slope * rows[-1]
-    if ops is None:
-        return slope * rows[-1] - _scale(rows[-2], c)
-    if len(rows) == 2:  # f_0 is 1
-        return ops.multiply_add(-c, slope, rows[-1])
-    return ops.multiply_add(slope * rows[-1], -c, rows[-2])
+def fused_basis(ops: FusedOps, config: Config, x: Any) -> list[Row]:
+    """g_0 .. g_m with g_n = f_n / alpha_n, for the alpha_n of :func:`fused_factors`: each step is one multiply-add,
+    g_{n+1} = g_{n-1} + w_n (x + b_n / a_n) g_n. In range as :func:`ordinary_basis`."""
+    rows: list[Row] = [1.0]
+    for n, (offset, weight) in enumerate(_fused_steps(config.basis, config.top)):
+        slope = x + offset if offset else x
+        if n == 0:
+            rows.append(slope)
+        elif weight is None:
+            rows.append(ops.multiply(slope, rows[-1]))
+        else:
+            rows.append(ops.weighted_sum(rows[-2], weight, slope, rows[-1]))
+    return rows
+
+
+@lru_cache(maxsize=256)
+def fused_factors(basis: str, top: int) -> tuple[Fraction, ...]:
+    """alpha_0 .. alpha_m: alpha_{n+1} = -c_n alpha_{n-1}, or a_n alpha_n where c_n is zero."""
+    out = [Fraction(1)]
+    for a, _, c in Config(basis, degrees=(top, 0)).steps():
+        out.append(-c * out[-2] if c else a * out[-1])
+    return tuple(out)
+
+
+@lru_cache(maxsize=256)
+def _fused_steps(basis: str, top: int) -> tuple[tuple[float, float | None], ...]:
+    """(b_n / a_n, w_n) of each step; w_n is None where c_n is zero."""
+    alpha = fused_factors(basis, top)
+    steps = Config(basis, degrees=(top, 0)).steps()
+    return tuple((float(b / a), float(a * alpha[n] / alpha[n + 1]) if c else None) for n, (a, b, c) in enumerate(steps))
 
 
 def scaled_basis(ops: Ops, config: Config, x: Any, beyond: Sequence[Any]) -> list[Row]:
@@ -140,12 +171,6 @@ def _weighted(rows: Sequence[Row], weights: Sequence[Any]) -> list[Row]:
 def _scale(x: Any, factor: float) -> Any:
     """x times a constant, without the multiplication where it is 1."""
     return x if factor == 1.0 else x * factor
-
-
-def _affine(ops: Ops | None, x: Any, slope: float, constant: float) -> Any:
-    if not constant:
-        return _scale(x, slope)
-    return _scale(x, slope) + constant if ops is None else ops.multiply_add(constant, slope, x)
 
 
 def dot(ops: Ops, coefficients: Sequence[Any], rows: Sequence[Row], start: float | None = None) -> Any:

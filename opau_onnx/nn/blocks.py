@@ -15,8 +15,8 @@ from torch import Tensor
 
 from opau_onnx.spec import Config
 
-BLOCK = 65536
-"""Least elements in a block: 256 KiB of float32. Chosen with scripts/bench_activation.py."""
+BLOCK = 131072
+"""Least elements in a block: 512 KiB of float32. Smaller ones cost more in calls than they save in the cache."""
 
 THREAD_SHARE = 32768
 """Elements for each thread: torch gives no thread less."""

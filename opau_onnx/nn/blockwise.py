@@ -2,51 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from opau_onnx import formula
 from opau_onnx.nn import gradient
+from opau_onnx.nn.block_ops import BlockOps
 from opau_onnx.nn.blocks import Layout, block_size, blocks
-from opau_onnx.nn.coefficients import coefficients, shared_coefficients
-from opau_onnx.nn.torch_ops import BlockOps
+from opau_onnx.nn.coefficients import coefficients, fused_coefficients, fused_factors
+from opau_onnx.nn.workspace import borrow, give_back
 from opau_onnx.spec import Config, ordinary_limit
 
 
 class _Work:
-    """Coefficients prepared once; each block takes the ordinary basis if none of its elements is out of range.
+    """What all blocks share: coefficients and their derivatives, prepared once and only if needed.
 
-    On an accelerator that question would cost a synchronisation, so every block takes the scaled basis there.
+    A block takes the fused basis if none of its elements is out of range. On an accelerator that question would cost a
+    synchronisation, so every block takes the scaled basis there.
     """
 
-    def __init__(self, config: Config, c: Tensor, d: Tensor, rank: int) -> None:
+    def __init__(self, config: Config, c: Tensor, d: Tensor) -> None:
         self.config, self.c, self.d = config, c, d
-        self.ops = BlockOps(rank)
+        # The allocators of other devices keep memory themselves.
+        self.workspace = borrow(c.dtype) if c.device.type == "cpu" else None
+        self.ops = BlockOps(1 if config.groups == 1 else 3, self.workspace)
         self.limit = ordinary_limit(config.top)
-        self.on_cpu = c.device.type == "cpu"
-        self.prepare = shared_coefficients if self.on_cpu and config.groups == 1 else coefficients
-        self.coefficients = self.prepare(config, c, d, scaled=False)
-        self._beyond: Sequence[Any] | None = None
 
-    def ordinary_rows(self, x: Tensor) -> list[Any] | None:
-        """The rows where x needs no scaling, else None."""
-        if self.config.top == 0:
-            return formula.constant_rows(self.ops, x)
-        return formula.ordinary_basis(self.config, x, self.ops) if self._in_range(x) else None
+    @cached_property
+    def fused(self) -> formula.Coefficients:
+        return fused_coefficients(self.config, self.c, self.d)
 
-    def beyond(self) -> Sequence[Any]:
-        if self._beyond is None:
-            self._beyond = self.prepare(self.config, self.c, self.d, scaled=True).beyond
-        return self._beyond
+    @cached_property
+    def fused_slopes(self) -> gradient.Derivatives:
+        return gradient.derivatives(self.config, self.fused, fused=True)
 
-    def _in_range(self, x: Tensor) -> bool:
-        if not self.on_cpu:
+    @cached_property
+    def scaled(self) -> formula.Coefficients:
+        return coefficients(self.config, self.c, self.d, scaled=True)
+
+    @cached_property
+    def scaled_slopes(self) -> gradient.Derivatives:
+        return gradient.derivatives(self.config, self.scaled)
+
+    def start(self, x: Tensor) -> Tensor:
+        """Begin a block: x in the dtype of the arithmetic."""
+        if self.workspace:
+            self.workspace.start(x.shape)
+        return x.to(self.c.dtype)
+
+    def finish(self) -> None:
+        if self.workspace:
+            give_back(self.workspace)
+
+    def in_range(self, x: Tensor) -> bool:
+        if self.workspace is None:
             return False
         low, high = (v.item() for v in x.aminmax())
         return -self.limit <= low and high <= self.limit  # False also for NaN
+
+    def value(self, x: Tensor, out: Tensor) -> None:
+        ops, config = self.ops, self.config
+        if config.top == 0:
+            rows, values = formula.constant_rows(ops, x), self.scaled
+        elif self.in_range(x):
+            rows, values = formula.fused_basis(ops, config, x), self.fused
+        else:
+            rows, values = formula.scaled_basis(ops, config, x, self.scaled.beyond), self.scaled
+        bottom, _ = formula.denominator(ops, config.denominator_form, rows, values.denominator)
+        torch.div(formula.dot(ops, values.numerator, rows), bottom, out=out)
+
+    def gradient(self, x: Tensor, g: Tensor, need_x: bool) -> tuple[gradient.Gradient, bool]:
+        """The gradient's factors, and whether they are those of the fused basis."""
+        ops, config = self.ops, self.config
+        if config.top and self.in_range(x):
+            slopes = self.fused_slopes if need_x else None
+            return gradient.gradient(ops, config, formula.fused_basis(ops, config, x), self.fused, slopes, g), True
+        slopes = self.scaled_slopes if need_x else None
+        if config.top == 0:
+            rows, lower = formula.constant_rows(ops, x), None
+        else:
+            rows, lower = formula.scaled_bases(ops, config, x, self.scaled.beyond)
+        return gradient.gradient(ops, config, rows, self.scaled, slopes, g, lower), False
 
 
 def forward(config: Config, x: Tensor, c: Tensor, d: Tensor) -> Tensor:
@@ -54,12 +92,10 @@ def forward(config: Config, x: Tensor, c: Tensor, d: Tensor) -> Tensor:
     layout = Layout.of(x, config)
     flat = layout.flatten(x)
     out = torch.empty_like(flat, memory_format=torch.contiguous_format)
-    work = _Work(config, c, d, len(layout.shape))
+    work = _Work(config, c, d)
     for at in blocks(layout.shape, block_size(x.device)):
-        part = flat[at].to(c.dtype)
-        rows = work.ordinary_rows(part) or formula.scaled_basis(work.ops, config, part, work.beyond())
-        bottom, _ = formula.denominator(work.ops, config.denominator_form, rows, work.coefficients.denominator)
-        torch.div(formula.dot(work.ops, work.coefficients.numerator, rows), bottom, out=out[at])
+        work.value(work.start(flat[at]), out[at])
+    work.finish()
     return layout.restore(out, x)
 
 
@@ -75,18 +111,14 @@ def backward(
     flat, flat_g = layout.flatten(x), layout.flatten(g)
     dx = torch.empty_like(flat, memory_format=torch.contiguous_format) if need_x else None
     sums = _Sums(config, x.device)
-    work = _Work(config, c, d, len(layout.shape))
-    slopes = gradient.derivatives(config, work.coefficients) if need_x else None
+    work = _Work(config, c, d)
     for at in blocks(layout.shape, block_size(x.device)):
-        wide, lower = flat[at].to(c.dtype), None
-        rows = work.ordinary_rows(wide)
-        if rows is None:
-            rows, lower = formula.scaled_bases(work.ops, config, wide, work.beyond())
-        part = gradient.gradient(work.ops, config, rows, work.coefficients, slopes, flat_g[at].to(c.dtype), lower)
+        part, fused = work.gradient(work.start(flat[at]), flat_g[at].to(c.dtype), need_x)
         if dx is not None:
             torch.mul(part.x_weight, part.slope, out=dx[at])
         if need_coefficients:
-            sums.add(part)
+            sums.add(part, fused)
+    work.finish()
     restored = None if dx is None else layout.restore(dx, x)
     return restored, *(sums.result() if need_coefficients else (None, None))
 
@@ -95,15 +127,22 @@ class _Sums:
     """Sums over the elements that share a coefficient: float32 or float64 within a block, float64 over the blocks."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        self.config = config
+        self.config, self.device = config, device
         rows = config.numerator_size + config.denominator_size
         shape = (rows, config.groups) if config.groups > 1 else (rows,)
         self.total = torch.zeros(shape, dtype=torch.float64, device=device)
 
-    def add(self, part: gradient.Gradient) -> None:
+    @cached_property
+    def factors(self) -> Tensor:
+        top, bottom = fused_factors(self.config)
+        factors = torch.tensor(top + bottom, dtype=torch.float64, device=self.device)
+        return factors if self.config.groups == 1 else factors[:, None]
+
+    def add(self, part: gradient.Gradient, fused: bool) -> None:
         top = [self._sum(part.weight, row) for row in part.rows[: self.config.numerator_size]]
         bottom = [self._sum(part.denominator_weight, row) for row in part.denominator_rows]
-        self.total += torch.stack(top + bottom)
+        sums = torch.stack(top + bottom)
+        self.total += sums * self.factors if fused else sums
 
     def _sum(self, weight: Tensor, row: Tensor | float) -> Tensor:
         if self.config.groups > 1:

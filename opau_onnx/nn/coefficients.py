@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from opau_onnx import formula
@@ -20,13 +22,27 @@ def coefficients(config: Config, c: Tensor, d: Tensor, *, scaled: bool) -> formu
     return formula.Coefficients(_columns(c), _columns(inner), beyond)
 
 
-def shared_coefficients(config: Config, c: Tensor, d: Tensor, *, scaled: bool) -> formula.Coefficients:
-    """The same as Python floats, for ``groups`` = 1 and tensors that the CPU holds."""
-    numerator, denominator = c.tolist(), d.tolist()
+def fused_coefficients(config: Config, c: Tensor, d: Tensor) -> formula.Coefficients:
+    """Coefficients of :func:`opau_onnx.formula.fused_basis`, on the CPU; Python floats where all elements share them."""
+    c_factors, d_factors = fused_factors(config)
     if config.denominator_form.absolute == "terms":
-        denominator = [abs(v) for v in denominator]
-    beyond = [float(v) for v in _beyond(config, c, d).tolist()[1:]] if scaled else ()
-    return formula.Coefficients(numerator, denominator, beyond)
+        d = d.abs()
+    if config.groups > 1:
+        factors = (torch.tensor(f, dtype=c.dtype) for f in (c_factors, d_factors))
+        return formula.Coefficients(*(_columns(v * f) for v, f in zip((c, d), factors, strict=True)))
+    pairs = ((c, c_factors), (d, d_factors))
+    return formula.Coefficients(*([v * f for v, f in zip(values.tolist(), some, strict=True)] for values, some in pairs))
+
+
+@lru_cache(maxsize=256)
+def fused_factors(config: Config) -> tuple[list[float], list[float]]:
+    """What turns numerator and denominator coefficients, and so back their gradients, to those of the fused basis."""
+    alpha = [float(v) for v in formula.fused_factors(config.basis, config.top)]
+    first = config.denominator_form.first
+    d_factors = alpha[first : first + config.denominator_size]
+    if config.denominator_form.absolute == "terms":
+        d_factors = [abs(v) for v in d_factors]
+    return alpha[: config.numerator_size], d_factors
 
 
 def _columns(values: Tensor) -> list[Any]:

@@ -155,8 +155,14 @@ class _NumpyOps:
         return total + x * y
 
     @staticmethod
+    def multiply(x: Any, y: Any) -> Any:
+        return x * y
+
+    @staticmethod
     def weighted_add(total: Any, weight: Any, x: Any, y: Any) -> Any:
         return total + weight * x * y
+
+    weighted_sum = weighted_add
 
     @staticmethod
     def greater(x: Any, y: Any) -> Any:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Protocol
 
-from opau_onnx.formula import Coefficients, Lower, Ops, Row, denominator_of, denominator_rows, dot
+from opau_onnx.formula import Coefficients, FusedOps, Lower, Row, denominator_of, denominator_rows, dot, fused_factors
 from opau_onnx.spec import Config, derivative_table
 
 
-class GradientOps(Ops, Protocol):
+class GradientOps(FusedOps, Protocol):
     """What the gradients need besides."""
 
     def sign(self, x: Any) -> Any: ...
@@ -40,9 +41,9 @@ class Derivatives:
     denominator: Sequence[Sequence[Any]]
 
 
-def derivatives(config: Config, coefficients: Coefficients) -> Derivatives:
-    """The derivatives' coefficients, from those of P and of the denominator's sum."""
-    table = _entries(config.basis, config.top)
+def derivatives(config: Config, coefficients: Coefficients, *, fused: bool = False) -> Derivatives:
+    """The derivatives' coefficients, from those of P and of the denominator's sum; all of them of the fused basis if told."""
+    table = _entries(config.basis, config.top, fused)
     first = config.denominator_form.first
     top = _combine(table, list(enumerate(coefficients.numerator)))
     indexed = list(enumerate(coefficients.denominator, start=first))
@@ -55,10 +56,13 @@ _Entries = tuple[tuple[tuple[int, float], ...], ...]
 
 
 @lru_cache(maxsize=256)
-def _entries(basis: str, top: int) -> _Entries:
+def _entries(basis: str, top: int, fused: bool) -> _Entries:
     """The non-zero entries (column, value) of each row of the derivative table."""
     table = derivative_table(basis, top)
-    return tuple(tuple((i, float(entry)) for i, entry in enumerate(row) if entry) for row in table)
+    alpha = fused_factors(basis, top) if fused else (Fraction(1),) * (top + 1)
+    return tuple(
+        tuple((i, float(entry * alpha[i] / alpha[j])) for i, entry in enumerate(row) if entry) for j, row in enumerate(table)
+    )
 
 
 def _combine(table: _Entries, indexed: list[tuple[int, Any]]) -> list[Any]:
@@ -101,7 +105,7 @@ def gradient(
 
     Args:
         ops, config, coefficients: as for :func:`opau_onnx.formula.rational`.
-        rows: the ordinary basis; or the scaled one, and ``lower`` with it (:func:`opau_onnx.formula.scaled_bases`).
+        rows: the ordinary basis, or the fused one with its coefficients; or the scaled one with its ``lower``.
         slopes: coefficients of the derivatives; without them the gradient of x is left out.
         g: the gradient that comes in.
     """
@@ -123,8 +127,8 @@ def gradient(
         x_weight, weight = g * inverse, g
         minus_y = dot(ops, negative, rows)
     slope = 0.0 if slopes is None else _slope(ops, config, rows, lower, slopes, minus_y, side)
-    pull = weight * minus_y
-    return Gradient(x_weight, slope, weight, rows, pull if side is None else pull * side, factors)
+    pull = ops.multiply(weight, minus_y)
+    return Gradient(x_weight, slope, weight, rows, pull if side is None else ops.multiply(pull, side), factors)
 
 
 def _slope(
@@ -144,9 +148,9 @@ def _slope(
         pull = _absolute_slope(ops, slopes, basis, rows[form.first :])
     else:
         pull = dot(ops, slopes.denominator[0], basis)
-        pull = pull if side is None or pull is None else side * pull
+        pull = pull if side is None or pull is None else ops.multiply(side, pull)
     if pull is not None:
-        change = minus_y * pull if change is None else ops.multiply_add(change, minus_y, pull)
+        change = ops.multiply(minus_y, pull) if change is None else ops.multiply_add(change, minus_y, pull)
     if change is None:
         return 0.0
     return change if lower is None else change * lower.r
@@ -159,7 +163,7 @@ def _absolute_slope(ops: GradientOps, slopes: Derivatives, basis: Sequence[Row],
         side = ops.sign(row)
         for value, other in zip(line, basis, strict=True):
             if value is not None:
-                total = side * (value * other) if total is None else ops.weighted_add(total, value, other, side)
+                total = ops.multiply(side, value * other) if total is None else ops.weighted_add(total, value, other, side)
     return total
 
 
