@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -29,27 +27,27 @@ class _Work:
         self.workspace = borrow(c.dtype) if c.device.type == "cpu" else None
         self.ops = BlockOps(1 if config.groups == 1 else 3, self.workspace)
         self.limit = ordinary_limit(config.top)
+        self.prepared: dict[bool, formula.Coefficients] = {}
+        self.slopes: dict[bool, gradient.Derivatives] = {}
 
-    @cached_property
-    def fused(self) -> formula.Coefficients:
-        return fused_coefficients(self.config, self.c, self.d)
+    def coefficients(self, *, fused: bool) -> formula.Coefficients:
+        """Those of the fused basis, or of the scaled one."""
+        if fused not in self.prepared:
+            if fused:
+                self.prepared[fused] = fused_coefficients(self.config, self.c, self.d)
+            else:
+                self.prepared[fused] = coefficients(self.config, self.c, self.d, scaled=True)
+        return self.prepared[fused]
 
-    @cached_property
-    def fused_slopes(self) -> gradient.Derivatives:
-        return gradient.derivatives(self.config, self.fused, fused=True)
-
-    @cached_property
-    def scaled(self) -> formula.Coefficients:
-        return coefficients(self.config, self.c, self.d, scaled=True)
-
-    @cached_property
-    def scaled_slopes(self) -> gradient.Derivatives:
-        return gradient.derivatives(self.config, self.scaled)
+    def derivatives(self, *, fused: bool) -> gradient.Derivatives:
+        if fused not in self.slopes:
+            self.slopes[fused] = gradient.derivatives(self.config, self.coefficients(fused=fused), fused=fused)
+        return self.slopes[fused]
 
     def start(self, x: Tensor) -> Tensor:
         """Begin a block: x in the dtype of the arithmetic."""
         if self.workspace:
-            self.workspace.start(x.shape)
+            self.workspace.start(x)
         return x.to(self.c.dtype)
 
     def finish(self) -> None:
@@ -64,27 +62,28 @@ class _Work:
 
     def value(self, x: Tensor, out: Tensor) -> None:
         ops, config = self.ops, self.config
-        if config.top == 0:
-            rows, values = formula.constant_rows(ops, x), self.scaled
-        elif self.in_range(x):
-            rows, values = formula.fused_basis(ops, config, x), self.fused
+        fused = config.top > 0 and self.in_range(x)
+        values = self.coefficients(fused=fused)
+        if fused:
+            rows = formula.fused_basis(ops, config, x)
         else:
-            rows, values = formula.scaled_basis(ops, config, x, self.scaled.beyond), self.scaled
+            rows = formula.scaled_basis(ops, config, x, values.beyond) if config.top else formula.constant_rows(ops, x)
         bottom, _ = formula.denominator(ops, config.denominator_form, rows, values.denominator)
         torch.div(formula.dot(ops, values.numerator, rows), bottom, out=out)
 
     def gradient(self, x: Tensor, g: Tensor, need_x: bool) -> tuple[gradient.Gradient, bool]:
         """The gradient's factors, and whether they are those of the fused basis."""
-        ops, config = self.ops, self.config
-        if config.top and self.in_range(x):
-            slopes = self.fused_slopes if need_x else None
-            return gradient.gradient(ops, config, formula.fused_basis(ops, config, x), self.fused, slopes, g), True
-        slopes = self.scaled_slopes if need_x else None
-        if config.top == 0:
-            rows, lower = formula.constant_rows(ops, x), None
+        ops, config, lower = self.ops, self.config, None
+        fused = config.top > 0 and self.in_range(x)
+        values = self.coefficients(fused=fused)
+        slopes = self.derivatives(fused=fused) if need_x else None
+        if fused:
+            rows = formula.fused_basis(ops, config, x)
+        elif config.top == 0:
+            rows = formula.constant_rows(ops, x)
         else:
-            rows, lower = formula.scaled_bases(ops, config, x, self.scaled.beyond)
-        return gradient.gradient(ops, config, rows, self.scaled, slopes, g, lower), False
+            rows, lower = formula.scaled_bases(ops, config, x, values.beyond)
+        return gradient.gradient(ops, config, rows, values, slopes, g, lower), fused
 
 
 def forward(config: Config, x: Tensor, c: Tensor, d: Tensor) -> Tensor:
@@ -132,7 +131,6 @@ class _Sums:
         shape = (rows, config.groups) if config.groups > 1 else (rows,)
         self.total = torch.zeros(shape, dtype=torch.float64, device=device)
 
-    @cached_property
     def factors(self) -> Tensor:
         top, bottom = fused_factors(self.config)
         factors = torch.tensor(top + bottom, dtype=torch.float64, device=self.device)
@@ -142,7 +140,7 @@ class _Sums:
         top = [self._sum(part.weight, row) for row in part.rows[: self.config.numerator_size]]
         bottom = [self._sum(part.denominator_weight, row) for row in part.denominator_rows]
         sums = torch.stack(top + bottom)
-        self.total += sums * self.factors if fused else sums
+        self.total += sums * self.factors() if fused else sums
 
     def _sum(self, weight: Tensor, row: Tensor | float) -> Tensor:
         if self.config.groups > 1:
