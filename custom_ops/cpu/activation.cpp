@@ -1,0 +1,130 @@
+#include "opau/activation.hpp"
+
+#include <algorithm>
+
+namespace opau {
+
+extern const InstructionSet kScalar;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const InstructionSet kAvx2, kAvx512;
+#elif defined(__aarch64__)
+extern const InstructionSet kNeon;
+#endif
+
+const std::vector<const InstructionSet*>& instruction_sets() {
+  static const std::vector<const InstructionSet*> all = {
+      &kScalar,
+#if defined(__x86_64__) || defined(_M_X64)
+      &kAvx2,
+      &kAvx512,
+#elif defined(__aarch64__)
+      &kNeon,
+#endif
+  };
+  return all;
+}
+
+const InstructionSet& best_instruction_set() {
+  static const InstructionSet* const best = [] {
+    const auto& all = instruction_sets();
+    return *std::find_if(all.rbegin(), all.rend(), [](const InstructionSet* s) { return s->available(); });
+  }();
+  return *best;
+}
+
+namespace {
+
+// Padding of the lane tables: the widest vector.
+constexpr int64_t kLanePad = 16;
+
+const KernelSet<float>& kernels(const InstructionSet& set, Dtype dtype, float) {
+  return dtype == Dtype::float16 ? set.float16 : dtype == Dtype::bfloat16 ? set.bfloat16 : set.float32;
+}
+const KernelSet<double>& kernels(const InstructionSet& set, Dtype, double) { return set.float64; }
+
+template <class T>
+class CpuActivation final : public Activation {
+ public:
+  CpuActivation(const Plan& plan, Dtype dtype, const Coefficients<T>& c, const InstructionSet& set)
+      : Activation(plan, dtype), constants_(make_constants<T>(plan)) {
+    const KernelSet<T>& table = kernels(set, dtype, T());
+    row_kernel_ = table.row[int(plan.kind)][int(plan.mode)];
+    lane_kernel_ = table.lane[int(plan.kind)][int(plan.mode)];
+    const int64_t rows = std::max(c.numerator_rows, c.denominator_rows);
+    for (int64_t group = 0; group < rows; ++group) rows_.push_back(make_row(plan, c, group));
+    if (rows > 1) make_lanes();
+  }
+
+  void run(const void* x, void* y, const Extent& extent, int64_t begin, int64_t end, bool stream) const override {
+    if (rows_.size() == 1) {
+      row(0, x, y, begin, end, stream);
+    } else if (extent.inner == 1 && extent.channels == int64_t(rows_.size())) {
+      lanes(x, y, extent.channels, begin, end);
+    } else {
+      runs(x, y, extent.inner * (extent.channels / int64_t(rows_.size())), begin, end, stream);
+    }
+  }
+
+ private:
+  const Constants<T> constants_;
+  std::vector<FullRow<T>> rows_;  // one, or one for each group
+  std::vector<T> lane_values_;
+  RowKernel<T> row_kernel_;
+  LaneKernel<T> lane_kernel_;
+
+  int64_t stride() const { return int64_t(rows_.size()) + kLanePad; }
+
+  void make_lanes() {
+    lane_values_.assign(size_t(2 * kRowSize * stride()), T(0));
+    for (size_t n = 0; n < rows_.size(); ++n) {
+      for (int i = 0; i < kRowSize; ++i) {
+        lane_values_[size_t(i * stride()) + n] = rows_[n].c[i];
+        lane_values_[size_t((kRowSize + i) * stride()) + n] = rows_[n].d[i];
+      }
+    }
+  }
+
+  const void* at(const void* p, int64_t i) const { return static_cast<const char*>(p) + i * element_size(dtype()); }
+  void* at(void* p, int64_t i) const { return static_cast<char*>(p) + i * element_size(dtype()); }
+
+  void row(size_t group, const void* x, void* y, int64_t begin, int64_t end, bool stream) const {
+    row_kernel_(constants_, rows_[group], plan().degree, at(x, begin), at(y, begin), end - begin, stream);
+  }
+
+  // Runs of neighbours that share a row.
+  void runs(const void* x, void* y, int64_t length, int64_t begin, int64_t end, bool stream) const {
+    const int64_t groups = int64_t(rows_.size());
+    for (int64_t i = begin; i < end;) {
+      const int64_t run = i / length, stop = std::min(end, (run + 1) * length);
+      row(size_t(run % groups), x, y, i, stop, stream && length >= 1024);
+      i = stop;
+    }
+  }
+
+  // Channels side by side, each with its own row.
+  void lanes(const void* x, void* y, int64_t channels, int64_t begin, int64_t end) const {
+    const Lanes<T> table{lane_values_.data(), stride(), rows_.data()};
+    for (int64_t i = begin; i < end;) {
+      const int64_t channel = i % channels, stop = std::min(end, i + channels - channel);
+      lane_kernel_(constants_, table, plan().degree, at(x, i), at(y, i), channel, stop - i);
+      i = stop;
+    }
+  }
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<const Activation> Activation::make(const Config& config, Dtype dtype, const Coefficients<T>& c, std::string* error,
+                                                   const InstructionSet& set) {
+  *error = check_coefficients(config, c);
+  if (!error->empty()) return nullptr;
+  return std::make_unique<CpuActivation<T>>(make_plan(config), dtype, c, set);
+}
+
+template std::unique_ptr<const Activation> Activation::make(const Config&, Dtype, const Coefficients<float>&, std::string*,
+                                                            const InstructionSet&);
+template std::unique_ptr<const Activation> Activation::make(const Config&, Dtype, const Coefficients<double>&, std::string*,
+                                                            const InstructionSet&);
+
+}  // namespace opau

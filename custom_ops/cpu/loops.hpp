@@ -1,0 +1,177 @@
+// Loops over elements, for whichever instruction set the including file is compiled for.
+#pragma once
+#include "opau/evaluate.hpp"
+#include "opau/kernels.hpp"
+#include "opau/value_scalar.hpp"
+
+namespace opau::OPAU_TARGET {
+
+// Vectors per iteration: enough to share the constants' loads and the test of the range.
+#ifndef OPAU_UNROLL
+#define OPAU_UNROLL 2
+#endif
+
+// The rare case, kept out of the loop: lanes beyond the limit are evaluated again, the others keep their value.
+template <class O, Mode mode, class T>
+[[gnu::noinline]] typename O::V replaced(const Constants<T>& k, const FullRow<T>& row, typename O::V x, typename O::V y) {
+  return O::select(O::less(O::set(k.limit), O::abs(x)), scaled<O, mode>(k, row, x), y);
+}
+
+template <class O, Dtype dtype, Kind kind, Mode mode>
+class RowLoop {
+  using T = typename O::T;
+  using IO = Io<O, dtype>;
+  using E = typename IO::Element;
+  static constexpr int W = O::kWidth;
+
+ public:
+  static void run(const Constants<T>& k, const FullRow<T>& row, int degree, const void* from, void* to, int64_t count, bool stream) {
+    const E* x = static_cast<const E*>(from);
+    E* y = static_cast<E*>(to);
+    if (stream) {
+      const int64_t head = until_aligned(y, count);
+      const RowLoop loop(k, row, degree);
+      loop.partial(x, y, head);
+      loop.template all<true>(x + head, y + head, count - head);
+      O::fence();
+    } else {
+      RowLoop(k, row, degree).template all<false>(x, y, count);
+    }
+  }
+
+ private:
+  // Copies: stores to y could change the originals for all the compiler knows, and it would load them again each time.
+  const Constants<T> k_;
+  const FullRow<T> row_;
+  const int degree_;
+  const Constants<T>& k_rare_;
+  const FullRow<T>& row_rare_;
+
+  RowLoop(const Constants<T>& k, const FullRow<T>& row, int degree) : k_(k), row_(row), degree_(degree), k_rare_(k), row_rare_(row) {}
+
+  static int64_t until_aligned(const E* y, int64_t count) {
+    const int64_t size = W * sizeof(E), over = int64_t(reinterpret_cast<uintptr_t>(y) % size);
+    const int64_t head = over ? (size - over) / int64_t(sizeof(E)) : 0;
+    return head < count ? head : count;
+  }
+
+  template <bool stream>
+  OPAU_INLINE void all(const E* x, E* y, int64_t count) const {
+    int64_t i = 0;
+    for (; i + OPAU_UNROLL * W <= count; i += OPAU_UNROLL * W) block<OPAU_UNROLL, stream>(x + i, y + i);
+    for (; i + W <= count; i += W) block<1, stream>(x + i, y + i);
+    partial(x + i, y + i, count - i);
+  }
+
+  template <int U, bool stream>
+  OPAU_INLINE void block(const E* x, E* y) const {
+    typename O::V in[U], out[U];
+    for (int u = 0; u < U; ++u) in[u] = IO::load(x + u * W);
+    for (int u = 0; u < U; ++u) out[u] = ordinary<O, kind, mode>(k_, row_, degree_, in[u]);
+    auto beyond = O::less(O::set(k_.limit), O::abs(in[0]));
+    for (int u = 1; u < U; ++u) beyond = O::either(beyond, O::less(O::set(k_.limit), O::abs(in[u])));
+    if (__builtin_expect(O::any(beyond), 0)) {
+      for (int u = 0; u < U; ++u) out[u] = replaced<O, mode>(k_rare_, row_rare_, in[u], out[u]);
+    }
+    for (int u = 0; u < U; ++u) stream ? IO::stream(y + u * W, out[u]) : IO::store(y + u * W, out[u]);
+  }
+
+  // Fewer than W elements, through a buffer: the same operations as in the middle.
+  OPAU_INLINE void partial(const E* x, E* y, int64_t count) const {
+    if (count <= 0) return;
+    E in[W] = {}, out[W];
+    for (int64_t i = 0; i < count; ++i) in[i] = x[i];
+    block<1, false>(in, out);
+    for (int64_t i = 0; i < count; ++i) y[i] = out[i];
+  }
+};
+
+// Each lane has its own coefficients.
+template <class O, Dtype dtype, Kind kind, Mode mode>
+class LaneLoop {
+  using T = typename O::T;
+  using IO = Io<O, dtype>;
+  using E = typename IO::Element;
+  using Scalar = ScalarOps<T>;
+  static constexpr int W = O::kWidth;
+  static constexpr int C = kind == Kind::general ? kRowSize : kUnrolledK + 1;
+  static constexpr int D = kind == Kind::general ? kRowSize : kUnrolledL + 1;
+
+  struct LaneRow {
+    typename O::V c[C], d[D];
+  };
+
+ public:
+  static void run(const Constants<T>& k, const Lanes<T>& lanes, int degree, const void* from, void* to, int64_t channel, int64_t count) {
+    const E* x = static_cast<const E*>(from);
+    E* y = static_cast<E*>(to);
+    int64_t i = 0;
+    for (; i + W <= count; i += W) block(k, lanes, degree, x + i, y + i, channel + i, W);
+    if (i == count) return;
+    E in[W] = {}, out[W];
+    for (int64_t j = i; j < count; ++j) in[j - i] = x[j];
+    block(k, lanes, degree, in, out, channel + i, int(count - i));
+    for (int64_t j = i; j < count; ++j) y[j] = out[j - i];
+  }
+
+ private:
+  // The tables are padded by one vector, so that the last channels can be read whole.
+  static OPAU_INLINE void block(const Constants<T>& k, const Lanes<T>& lanes, int degree, const E* x, E* y, int64_t channel, int used) {
+    LaneRow row;
+    const T* at = lanes.values + channel;
+    row.c[0] = load(at);
+    row.d[0] = load(at + kRowSize * lanes.stride);
+    for (int i = 1; i < (kind == Kind::general ? degree + 1 : C); ++i) row.c[i] = load(at + i * lanes.stride);
+    for (int i = 1; i < (kind == Kind::general ? degree + 1 : D); ++i) row.d[i] = load(at + (kRowSize + i) * lanes.stride);
+    const typename O::V in = IO::load(x);
+    const typename O::V out = ordinary<O, kind, mode>(k, row, degree, in);
+    IO::store(y, out);
+    if (__builtin_expect(O::any(O::less(O::set(k.limit), O::abs(in))), 0)) replace(k, lanes, in, y, channel, used);
+  }
+
+  static OPAU_INLINE typename O::V load(const T* p) {
+    return Io<O, sizeof(T) == 4 ? Dtype::float32 : Dtype::float64>::load(p);
+  }
+
+  // One lane at a time: the number of steps differs.
+  [[gnu::noinline]] static void replace(const Constants<T>& k, const Lanes<T>& lanes, typename O::V in, E* y, int64_t channel, int used) {
+    T x[W];
+    Io<O, sizeof(T) == 4 ? Dtype::float32 : Dtype::float64>::store(x, in);
+    for (int i = 0; i < used; ++i) {
+      if (Scalar::abs(x[i]) > k.limit) Io<Scalar, dtype>::store(y + i, scaled<Scalar, mode>(k, lanes.rows[channel + i], x[i]));
+    }
+  }
+};
+
+template <class O, Dtype dtype, Kind kind>
+constexpr void fill(KernelSet<typename O::T>& set) {
+  RowKernel<typename O::T>* row = set.row[int(kind)];
+  LaneKernel<typename O::T>* lane = set.lane[int(kind)];
+  row[int(Mode::terms)] = RowLoop<O, dtype, kind, Mode::terms>::run;
+  row[int(Mode::sum)] = RowLoop<O, dtype, kind, Mode::sum>::run;
+  row[int(Mode::none)] = RowLoop<O, dtype, kind, Mode::none>::run;
+  lane[int(Mode::terms)] = LaneLoop<O, dtype, kind, Mode::terms>::run;
+  lane[int(Mode::sum)] = LaneLoop<O, dtype, kind, Mode::sum>::run;
+  lane[int(Mode::none)] = LaneLoop<O, dtype, kind, Mode::none>::run;
+}
+
+template <class O, Dtype dtype>
+constexpr KernelSet<typename O::T> kernel_set() {
+  KernelSet<typename O::T> set{};
+  fill<O, dtype, Kind::power>(set);
+  fill<O, dtype, Kind::symmetric>(set);
+  fill<O, dtype, Kind::general>(set);
+  return set;
+}
+
+template <class FloatOps_, class DoubleOps_>
+constexpr InstructionSet instruction_set(const char* name, bool (*available)()) {
+  return {name,
+          available,
+          kernel_set<FloatOps_, Dtype::float32>(),
+          kernel_set<FloatOps_, Dtype::float16>(),
+          kernel_set<FloatOps_, Dtype::bfloat16>(),
+          kernel_set<DoubleOps_, Dtype::float64>()};
+}
+
+}  // namespace opau::OPAU_TARGET

@@ -1,0 +1,43 @@
+// The table of CPU kernels of one instruction set. Plain function pointers: chosen once, when an activation is made.
+#pragma once
+#include <cstdint>
+
+#include "opau/plan.hpp"
+
+namespace opau {
+
+inline constexpr int kKinds = 3, kModes = 3;
+
+// Coefficients where every channel has its own and channels lie side by side: value i of channel n at lanes[i * stride + n];
+// the c_i come first (kRowSize of them), then the d_j.
+template <class T>
+struct Lanes {
+  const T* values;
+  int64_t stride;
+  const FullRow<T>* rows;  // the same, by channel
+};
+
+// Contract of both
+//   x, y    element pointers of the kernel's dtype, any alignment (of an element), either equal or not overlapping
+//   count   elements, >= 0; every y[0..count) is written exactly once, nothing else is touched
+//   stream  write y past the cache: faster where x and y together do not fit in it; same values
+template <class T>
+using RowKernel = void (*)(const Constants<T>&, const FullRow<T>&, int degree, const void* x, void* y, int64_t count, bool stream);
+// Elements of the channels channel .. channel + count.
+template <class T>
+using LaneKernel = void (*)(const Constants<T>&, const Lanes<T>&, int degree, const void* x, void* y, int64_t channel, int64_t count);
+
+template <class T>
+struct KernelSet {
+  RowKernel<T> row[kKinds][kModes];
+  LaneKernel<T> lane[kKinds][kModes];
+};
+
+struct InstructionSet {
+  const char* name;
+  bool (*available)();  // on this machine
+  KernelSet<float> float32, float16, bfloat16;
+  KernelSet<double> float64;
+};
+
+}  // namespace opau

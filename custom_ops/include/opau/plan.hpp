@@ -1,0 +1,63 @@
+// What a kernel needs to know of an activation: plain data, prepared once from the definition's tables and the coefficients.
+// No function here: these types cross between translation units that are compiled for different instruction sets.
+#pragma once
+#include <cstdint>
+
+#include "opau/tables.hpp"
+
+namespace opau {
+
+// Element types, by ONNX's numbers (TensorProto.DataType).
+enum class Dtype : int { float32 = 1, float16 = 10, float64 = 11, bfloat16 = 16 };
+
+// Which function a node computes, apart from its coefficients; indices into tables::kBases and tables::kForms.
+struct Config {
+  int basis = 0;
+  int form = 0;
+  int k = 0;
+  int l = 0;
+  int64_t groups = 1;
+};
+
+// How the rows f_n are evaluated where |x| <= limit.
+//   power      Horner in x**2 for the even and the odd half; no rows.
+//   symmetric  rows of the even and the odd half in t = x**2 (see tables::Basis::beta), degrees up to (5, 4).
+//   general    the monic three-term recurrence, any basis and degrees: the degrees are run-time values.
+enum class Kind : int { power, symmetric, general };
+
+using Mode = tables::Absolute;
+
+// The unrolled kinds are compiled for the smallest of these degrees that holds (k, l), padded with zero coefficients.
+inline constexpr int kUnrolledK = 5, kUnrolledL = 4;
+
+inline constexpr int kRowSize = tables::kMaxDegree + 1;
+
+// The basis' and the form's constants in the type that is computed in. Signs are such that kernels only add and fma.
+template <class T>
+struct Constants {
+  T limit;    // X0 of the range policy: beyond it the scaled evaluation takes over
+  T offset;   // Q's constant where the absolute value is around the sum; else it is part of d[0]
+  T minimum;  // Q's lower bound, -inf where it has none
+  T minus_beta[kUnrolledK + 1], minus_delta[kUnrolledK + 1];
+  T shift[tables::kMaxDegree], minus_gamma[tables::kMaxDegree];
+};
+
+// One group's coefficients of the monic rows: c_i leading_i and d_j leading_j (abs of it in Mode::terms), zero-padded.
+template <class T, int C, int D>
+struct Row {
+  T c[C];
+  T d[D];
+  int top;  // M: the largest degree whose coefficient is not zero
+};
+
+template <class T>
+using FullRow = Row<T, kRowSize, kRowSize>;
+
+struct Plan {
+  Config config;
+  Kind kind;
+  Mode mode;
+  int degree;  // max(k, l): how far Kind::general has to go
+};
+
+}  // namespace opau

@@ -1,0 +1,40 @@
+// From a configuration and its coefficients to what the kernels take. Runs on the host, once for constant coefficients.
+#pragma once
+#include <limits>
+#include <string>
+
+#include "opau/plan.hpp"
+
+namespace opau {
+
+// Coefficients as the node has them: rows x size values, row-major; rows is 1 or config.groups.
+template <class T>
+struct Coefficients {
+  const T* numerator;
+  int64_t numerator_rows;
+  const T* denominator;
+  int64_t denominator_rows;
+};
+
+// Where a tensor's channels lie: x has outer * channels * inner elements; groups divide channels. Shared: {1, 1, count}.
+struct Extent {
+  int64_t outer = 1, channels = 1, inner = 0;
+  int64_t count() const { return outer * channels * inner; }
+};
+
+// "" or what is wrong, what was expected.
+std::string find_config(const std::string& basis, const std::string& form, int64_t k, int64_t l, int64_t groups, Config* out);
+template <class T>
+std::string check_coefficients(const Config&, const Coefficients<T>&);
+
+int64_t numerator_size(const Config&);
+int64_t denominator_size(const Config&);
+
+Plan make_plan(const Config&);
+template <class T>
+Constants<T> make_constants(const Plan&);
+// The row of one group, 0 <= group < max(1, config.groups).
+template <class T>
+FullRow<T> make_row(const Plan&, const Coefficients<T>&, int64_t group);
+
+}  // namespace opau
