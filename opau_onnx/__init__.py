@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from opau_onnx.export.api import ExportResult, Settings, export_model, validate_model
     from opau_onnx.load import load
     from opau_onnx.parity.validate import Options
+    from opau_onnx.runtime.library import get_library_path
     from opau_onnx.spec import Config
 
 _WHERE = {
@@ -22,6 +23,7 @@ _WHERE = {
     "Options": "opau_onnx.parity.validate",
     "Settings": "opau_onnx.export.api",
     "export_model": "opau_onnx.export.api",
+    "get_library_path": "opau_onnx.runtime.library",
     "load": "opau_onnx.load",
     "save_checkpoint": "opau_onnx.checkpoint",
     "validate_model": "opau_onnx.export.api",
@@ -34,6 +36,7 @@ __all__ = [
     "Settings",
     "__version__",
     "export_model",
+    "get_library_path",
     "load",
     "save_checkpoint",
     "validate_model",

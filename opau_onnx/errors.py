@@ -25,3 +25,7 @@ class ValidationError(OpauError):
 
 class ReplacementError(OpauError, ValueError):
     """A request to swap activations that matches nothing in the model."""
+
+
+class LibraryError(OpauError):
+    """The compiled op library is missing, was not built, or cannot be loaded."""

@@ -1,0 +1,1 @@
+"""The compiled op library and onnxruntime sessions that use it."""
