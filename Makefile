@@ -4,16 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
+PRESET ?= cpu
+# From PyPI where the system has none.
+CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
 
-.PHONY: demo test lint sweep bench env clean
+.PHONY: demo test lint sweep bench library env clean
 
 env: $(STAMP)
 
-# Everything is installed in one resolve under the constraints, so that torch's CPU build is taken.
+# Everything is installed in one resolve under the constraints, so that torch's CPU build is taken. The compiled library is
+# built on the way: `make library` builds it again after a change of custom_ops/.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: env
@@ -33,6 +37,14 @@ sweep: env
 
 bench: env
 	$(BIN)/python scripts/bench_activation.py
+
+# The library of custom_ops/, built in build/$(PRESET) and put where the environment's package looks for it. PRESET=cuda with nvcc.
+library: env
+	@command -v $(CMAKE) >/dev/null || $(BIN)/pip install --quiet cmake
+	@command -v ninja >/dev/null || $(BIN)/pip install --quiet ninja
+	cd custom_ops && PATH="$(abspath $(BIN)):$$PATH" $(abspath $(CMAKE)) --preset $(PRESET)
+	$(CMAKE) --build build/$(PRESET) -j $(JOBS)
+	$(CMAKE) --install build/$(PRESET) --prefix "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:
 	rm -rf $(VENV) out build *.egg-info

@@ -14,7 +14,7 @@ OVERRIDE = "OPAU_LIBRARY"
 """Environment variable with the path of another library, such as that of a CMake preset."""
 
 NAME = {"win32": "opau_onnx_ops.dll", "darwin": "libopau_onnx_ops.dylib"}.get(sys.platform, "libopau_onnx_ops.so")
-_REINSTALL = "install the package again with `pip install -v .`; without the library every model runs too, through its functions"
+_REINSTALL = "install the package again with `pip install -v .` (every model runs without the library too, only more slowly)"
 
 
 def get_library_path() -> str:
@@ -71,7 +71,8 @@ def _folders() -> list[Path]:
     # An editable install has two: the sources and, in site-packages, what CMake built.
     import opau_onnx
 
-    return list(dict.fromkeys(Path(part).resolve() / "lib" for part in opau_onnx.__path__))
+    parts = [Path(part).resolve() for part in opau_onnx.__path__]
+    return list(dict.fromkeys(part / "lib" for part in parts if part.name == "opau_onnx"))
 
 
 def _record(folders: list[Path]) -> dict[str, Any] | None:
