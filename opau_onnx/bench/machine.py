@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from opau_onnx.errors import OpauError
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, caches, how busy it is with other things, instruction set of the kernel, versions."""
+    """Processor, cores, caches, instruction set of the kernel, versions."""
     import numpy
     import onnx
     import onnxruntime
@@ -24,7 +25,6 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": physical_cores(),
         "caches": _caches(),
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "instruction_set": instruction_set(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -35,6 +35,27 @@ def describe() -> dict[str, Any]:
         "onnx": onnx.__version__,
         "numpy": numpy.__version__,
     }
+
+
+class Others:
+    """How busy other programs keep the processor, from the moment this is made (Linux)."""
+
+    def __init__(self) -> None:
+        self._begin = self._now()
+
+    def cores(self) -> float | None:
+        """Cores in use by others since then, on average, those of other virtual machines included; None where unknown."""
+        wall, busy, own = (b - a for a, b in zip(self._begin, self._now(), strict=True))
+        return round(max(0.0, busy - own) / wall, 2) if busy > 0 and wall > 0 else None
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: on the clock, of all processors, of this process and its ended children."""
+        busy = 0.0
+        with suppress(OSError, ValueError):
+            user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+            busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), busy, sum(os.times()[:4])
 
 
 def library() -> tuple[str | None, str | None]:

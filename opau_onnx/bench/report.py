@@ -16,8 +16,8 @@ RATIOS = (
     ("function / Relu", "function", "relu"),
 )
 """Heading, subject, base: what is read from a run."""
-BUSY = 0.5
-"""Load average beyond which other programs disturb the measurement."""
+BUSY = 0.1
+"""Cores in use by other programs beyond which they disturb the measurement."""
 
 
 class Rows(NamedTuple):
@@ -41,9 +41,9 @@ def about(content: dict[str, Any]) -> str:
 
 def warnings(content: dict[str, Any]) -> list[str]:
     """What makes the numbers doubtful."""
-    load = content["machine"]["load_average"]
-    if load is not None and load > BUSY:
-        return [f"other programs were running (load average {load}): do not trust these times, repeat on a quiet machine"]
+    used = content["machine"]["cores_used_by_others"]
+    if used is not None and used > BUSY:
+        return [f"other programs used {used:.2g} of the cores: do not trust these times, repeat on a quiet machine"]
     return []
 
 

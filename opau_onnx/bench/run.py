@@ -50,7 +50,7 @@ def run(settings: Settings, progress: Callable[[str], None] = lambda step: None)
         BenchError: a device or number of threads that cannot be had.
     """
     device = _device(settings.device)
-    about = machine.describe()  # before the load is our own
+    others = machine.Others()
     count = settings.threads or threads.physical_cores()
     threads.share(count)
     torch.set_num_threads(count)
@@ -68,7 +68,7 @@ def run(settings: Settings, progress: Callable[[str], None] = lambda step: None)
         "schema": SCHEMA,
         "command": settings.command,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": about,
+        "machine": {**machine.describe(), "cores_used_by_others": others.cores()},
         "settings": {"device": device, "threads": count, **asdict(settings.plan)},
         "activation": {"basis": settings.config.basis, "form": settings.config.form, "degrees": list(settings.config.degrees)},
         "labels": {key: SUBJECTS[key].label for key in settings.subjects},

@@ -23,7 +23,7 @@ def content() -> dict[str, Any]:
             "cpu": "CPU",
             "gpu": None,
             "instruction_set": "avx2",
-            "load_average": 0.1,
+            "cores_used_by_others": 0.02,
             "onnxruntime": "1",
             "torch": "2",
         },
@@ -71,8 +71,8 @@ def test_reasons_are_gathered() -> None:
 def test_a_busy_machine_is_said() -> None:
     busy = content()
     assert report.warnings(busy) == []
-    busy["machine"]["load_average"] = 1.5
-    assert "load average 1.5" in report.warnings(busy)[0]
+    busy["machine"]["cores_used_by_others"] = 1.5
+    assert "used 1.5 of the cores" in report.warnings(busy)[0]
     assert "**Warning:** other programs" in report.markdown(busy)
 
 

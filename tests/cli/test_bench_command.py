@@ -50,7 +50,7 @@ def test_json_holds_every_subject_or_the_reason(full: tuple[Any, Path]) -> None:
         relu = case["results"].get("relu")
         for key, ratio in case["ratios"].get("relu", {}).items():
             assert ratio == pytest.approx(case["results"][key]["median_s"] / relu["median_s"])
-    for key in ("cpu", "cores", "instruction_set", "onnxruntime", "torch", "opau_onnx", "load_average"):
+    for key in ("cpu", "cores", "instruction_set", "onnxruntime", "torch", "opau_onnx", "cores_used_by_others"):
         assert key in found["machine"]
     assert [n["batch"] for n in found["networks"]] == [1, 3]
     assert {"relu", "function"} <= set(found["networks"][0]["results"])
