@@ -89,7 +89,7 @@ def _session(task: Task, key: str) -> Maker:
     _check_assignment(task, key, op_type or OP_TYPE, assigned, who)
     implementation = described(assigned)
     if library and task.device == "cpu":
-        implementation += f", compiled, {machine.instruction_set()}"
+        implementation += f", compiled, {machine.instruction_set() or 'instruction set unknown'}"
 
     def at(elements: int) -> Subject:
         run = session.prepare(*task.memory(elements))
