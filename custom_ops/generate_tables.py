@@ -4,8 +4,9 @@ Run by the build: ``python generate_tables.py OUTPUT``. Needs nothing but the st
 nearest double. Derived here, for each basis, from its recurrence f_{n+1} = (a x + b) f_n - c f_{n-1}:
 
 * monic rows g_n = f_n / leading_n with g_{n+1} = (x + shift_n) g_n - gamma_n g_{n-1};
-* for the symmetric bases (no shift) the same in t = x**2: with g_n = x**(n mod 2) h_n(t),
-  h_n = (t - beta_n) h_{n-2} - delta_n h_{n-4}, where h_{-1}, h_{-2}, .. are 0 and h_0 = h_1 = 1.
+* the coefficients of the monomials in f_n;
+* for the symmetric bases (no shift) the rows g_2 .. g_4 in closed form: x**2 - centre_2, x (x**2 - centre_3) and
+  (x**2 - centre_4)**2 - rest.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ struct Basis {
   double a[kMaxDegree], b[kMaxDegree], c[kMaxDegree];  // the definition's recurrence
   double leading[kMaxDegree + 1];                      // f_n = leading_n g_n
   double shift[kMaxDegree], gamma[kMaxDegree];         // monic recurrence
-  double beta[kMaxDegree + 1], delta[kMaxDegree + 1];  // its even and odd halves in x**2
+  double centre[5], rest;                              // g_2 .. g_4 of a symmetric basis in closed form
+  double monomials[kMaxDegree + 1][kMaxDegree + 1];    // f_n = sum_i monomials[n][i] x**i
 };
 
 enum class Absolute { terms, sum, none };
@@ -74,22 +76,30 @@ def _monic(steps: Sequence[tuple[Fraction, Fraction, Fraction]]) -> tuple[list[F
     return leading, shift, gamma
 
 
-def _halves(gamma: Sequence[Fraction]) -> tuple[list[Fraction], list[Fraction]]:
-    zero = Fraction(0)
-    beta, delta = [zero, zero], [zero, zero]
-    for n in range(2, len(gamma) + 1):
-        beta.append(gamma[n - 2] + gamma[n - 1])
-        delta.append(gamma[n - 2] * gamma[n - 3] if n >= 4 else zero)
-    return beta, delta
+def _closed(gamma: Sequence[Fraction]) -> tuple[list[Fraction], Fraction]:
+    """(centres, rest): g_4 = x**4 - (gamma_1 + gamma_2 + gamma_3) x**2 + gamma_1 gamma_3, its square completed."""
+    half = (gamma[1] + gamma[2] + gamma[3]) / 2
+    return [Fraction(0), Fraction(0), gamma[1], gamma[1] + gamma[2], half], half**2 - gamma[1] * gamma[3]
+
+
+def _monomials(steps: Sequence[tuple[Fraction, Fraction, Fraction]]) -> list[list[Fraction]]:
+    width = len(steps) + 1
+    rows = [[Fraction(0)] * width, [Fraction(1)] + [Fraction(0)] * (width - 1)]  # f_{-1}, f_0
+    for a, b, c in steps:
+        times_x = [Fraction(0), *rows[-1][:-1]]
+        rows.append([a * u + b * v - c * w for u, v, w in zip(times_x, rows[-1], rows[-2], strict=True)])
+    return rows[1:]
 
 
 def _basis(name: str, steps: Sequence[tuple[Fraction, Fraction, Fraction]]) -> str:
     leading, shift, gamma = _monic(steps)
-    beta, delta = _halves(gamma)
+    centre, rest = _closed(gamma)
     symmetric = not any(shift)
     flags = f'"{name}", {str(symmetric).lower()}, {str(symmetric and not any(gamma)).lower()}'
-    a, b, c = (_row(column) for column in zip(*steps, strict=True))
-    return f"    {{{flags},\n     " + ",\n     ".join((a, b, c, *map(_row, (leading, shift, gamma, beta, delta)))) + "},"
+    columns = [_row(column) for column in zip(*steps, strict=True)]
+    monomials = "{" + ",\n      ".join(map(_row, _monomials(steps))) + "}"
+    parts = [*columns, *map(_row, (leading, shift, gamma, centre)), repr(float(rest)), monomials]
+    return f"    {{{flags},\n     " + ",\n     ".join(parts) + "},"
 
 
 def render(spec: ModuleType) -> str:
@@ -101,7 +111,8 @@ def render(spec: ModuleType) -> str:
     lines.append(f'inline constexpr const char* kOpType = "{spec.OP_TYPE}";')
     lines.append(f"inline constexpr int kOpsetVersion = {spec.OPSET_VERSION};")
     lines.append(f"inline constexpr double kCoefficientLimit = {spec.COEFFICIENT_LIMIT!r};")
-    lines.append(f"inline constexpr double kOrdinaryLimit[kMaxDegree + 1] = {_row([spec.ordinary_limit(n) for n in range(top + 1)])};")
+    limits = _row([spec.ordinary_limit(n) for n in range(top + 1)])
+    lines.append(f"inline constexpr double kOrdinaryLimit[kMaxDegree + 1] = {limits};")
     lines.append(STRUCTS)
     lines.append("inline constexpr Basis kBases[] = {")
     for name, step in spec.BASES.items():

@@ -75,12 +75,13 @@ class CpuActivation final : public Activation {
   int64_t stride() const { return int64_t(rows_.size()) + kLanePad; }
 
   void make_lanes() {
-    lane_values_.assign(size_t(2 * kRowSize * stride()), T(0));
+    lane_values_.assign(size_t(kLaneValues * stride()), T(0));
     for (size_t n = 0; n < rows_.size(); ++n) {
-      for (int i = 0; i < kRowSize; ++i) {
-        lane_values_[size_t(i * stride()) + n] = rows_[n].c[i];
-        lane_values_[size_t((kRowSize + i) * stride()) + n] = rows_[n].d[i];
-      }
+      const FullRow<T>& row = rows_[n];
+      const auto put = [&](int at, T value) { lane_values_[size_t(at * stride()) + n] = value; };
+      for (int i = 0; i < kRowSize; ++i) put(i, row.c[i]);
+      for (int i = 0; i < kRowSize; ++i) put(kRowSize + i, row.d[i]);
+      for (int i = 0; i <= kUnrolledK; ++i) put(2 * kRowSize + i, row.p[i]);
     }
   }
 

@@ -94,11 +94,11 @@ class LaneLoop {
   using E = typename IO::Element;
   using Scalar = ScalarOps<T>;
   static constexpr int W = O::kWidth;
-  static constexpr int C = kind == Kind::general ? kRowSize : kUnrolledK + 1;
+  static constexpr int C = kind == Kind::general ? kRowSize : 1, P = kUnrolledK + 1;
   static constexpr int D = kind == Kind::general ? kRowSize : kUnrolledL + 1;
 
   struct LaneRow {
-    typename O::V c[C], d[D];
+    typename O::V c[C], d[D], p[P];
   };
 
  public:
@@ -121,7 +121,11 @@ class LaneLoop {
     const T* at = lanes.values + channel;
     row.c[0] = load(at);
     row.d[0] = load(at + kRowSize * lanes.stride);
-    for (int i = 1; i < (kind == Kind::general ? degree + 1 : C); ++i) row.c[i] = load(at + i * lanes.stride);
+    if constexpr (kind == Kind::general) {
+      for (int i = 1; i <= degree; ++i) row.c[i] = load(at + i * lanes.stride);
+    } else {
+      for (int i = 0; i < P; ++i) row.p[i] = load(at + (2 * kRowSize + i) * lanes.stride);
+    }
     for (int i = 1; i < (kind == Kind::general ? degree + 1 : D); ++i) row.d[i] = load(at + (kRowSize + i) * lanes.stride);
     const typename O::V in = IO::load(x);
     const typename O::V out = ordinary<O, kind, mode>(k, row, degree, in);
@@ -159,6 +163,7 @@ template <class O, Dtype dtype>
 constexpr KernelSet<typename O::T> kernel_set() {
   KernelSet<typename O::T> set{};
   fill<O, dtype, Kind::power>(set);
+  fill<O, dtype, Kind::hermite>(set);
   fill<O, dtype, Kind::symmetric>(set);
   fill<O, dtype, Kind::general>(set);
   return set;

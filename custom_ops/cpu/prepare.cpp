@@ -71,7 +71,8 @@ std::string check_coefficients(const Config& config, const Coefficients<T>& c) {
 Plan make_plan(const Config& config) {
   const auto& basis = kBases[config.basis];
   const bool unrolled = config.k <= kUnrolledK && config.l <= kUnrolledL && basis.symmetric;
-  const Kind kind = !unrolled ? Kind::general : basis.power ? Kind::power : Kind::symmetric;
+  const bool shared = basis.centre[3] == basis.centre[4];
+  const Kind kind = !unrolled ? Kind::general : basis.power ? Kind::power : shared ? Kind::hermite : Kind::symmetric;
   return {config, kind, kForms[config.form].absolute, std::max(config.k, config.l)};
 }
 
@@ -83,10 +84,8 @@ Constants<T> make_constants(const Plan& plan) {
   k.limit = T(tables::kOrdinaryLimit[plan.kind == Kind::general ? plan.degree : std::max(kUnrolledK, kUnrolledL)]);
   k.offset = T(form.offset);
   k.minimum = form.bounded ? T(form.minimum) : -std::numeric_limits<T>::infinity();
-  for (int n = 2; n <= kUnrolledK; ++n) {
-    k.minus_beta[n] = T(-basis.beta[n]);
-    k.minus_delta[n] = T(-basis.delta[n]);
-  }
+  for (int n = 2; n <= kUnrolledL; ++n) k.minus_centre[n] = T(-basis.centre[n]);
+  k.minus_rest = T(-basis.rest);
   for (int n = 0; n < kMaxDegree; ++n) {
     k.shift[n] = T(basis.shift[n]);
     k.minus_gamma[n] = T(-basis.gamma[n]);
@@ -111,6 +110,11 @@ FullRow<T> make_row(const Plan& plan, const Coefficients<T>& from, int64_t group
     const double value = double(d[j]) * basis.leading[n];
     row.d[n] = T(plan.mode == Mode::terms ? std::fabs(value) : value);
     if (d[j] != 0) row.top = std::max(row.top, n);
+  }
+  for (int n = 0; n <= kUnrolledK && plan.config.k <= kUnrolledK; ++n) {
+    double total = 0;
+    for (int i = n; i < c_size; ++i) total += double(c[i]) * basis.monomials[i][n];
+    row.p[n] = T(total);
   }
   if (plan.mode != Mode::sum) row.d[0] = T(double(row.d[0]) + form.offset);
   return row;

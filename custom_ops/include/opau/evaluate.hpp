@@ -4,8 +4,8 @@
 //   arithmetic  each operation below is one IEEE operation (fma, mul, add, div, compare, select) in T, in this order: every
 //               Ops gives the same bits. Compile without contraction and without fast-math.
 //   range       |x| <= limit: `ordinary`; beyond, and for +-inf: `scaled`. NaN gives NaN in both.
-//   operations  per element at degrees (5, 4), without load and store, `abs` and compare counted:
-//               power, terms 14 (10 fma/mul, 1 div); symmetric, terms 21 (11 fma, 1 mul, 4 add, 1 div); general, per degree 5.
+//   operations  per element at degrees (5, 4), abs_terms, with the range's compare, without load and store:
+//               power 12 (9 fma, 1 div), hermite 18 (12 fma, 1 div), symmetric 19, general 2 + 6 per degree.
 //   error       docs/kernels.md; measured for all 2^32 inputs by opau-certify.
 //
 // Everything lives in a namespace of the target, since translation units compiled for different instruction sets include it.
@@ -31,39 +31,11 @@ using V = typename O::V;
 
 // sum_{i = first, first + 2, .. <= last} c_i t**((i - first) / 2), by Horner's rule.
 // Coefficients are numbers, or vectors where each lane has its own; Ops::set takes both.
-template <class O, int first, int last, class C>
-OPAU_INLINE V<O> horner(const C* c, V<O> t) {
-  if constexpr (first > last) {
-    return O::set(0);
-  } else {
-    constexpr int highest = last - (last - first) % 2;
-    V<O> total = O::set(c[highest]);
-    for (int i = highest - 2; i >= first; i -= 2) total = O::fma(total, t, O::set(c[i]));
-    return total;
-  }
-}
-
 template <class O, int degree, class C>
-OPAU_INLINE V<O> power_sum(const C* c, V<O> x, V<O> t) {
-  return O::fma(x, horner<O, 1, degree>(c, t), horner<O, 0, degree>(c, t));
-}
-
-// h_0 .. h_top of tables::Basis::beta; h_0 = h_1 = 1 are not stored.
-template <class O, int top>
-OPAU_INLINE void halves(const Constants<typename O::T>& k, V<O> t, V<O>* h) {
-  for (int n = 2; n <= top; ++n) {
-    const V<O> factor = O::add(t, O::set(k.minus_beta[n]));
-    h[n] = n < 4 ? factor : O::fma(factor, h[n - 2], n < 6 ? O::set(k.minus_delta[n]) : O::mul(O::set(k.minus_delta[n]), h[n - 4]));
-  }
-}
-
-// sum_i c_i x**(i mod 2) h_i. Even and odd half are summed apart: two short chains, and x is multiplied once.
-template <class O, int degree, class C>
-OPAU_INLINE V<O> halves_sum(const C* c, V<O> x, const V<O>* h) {
-  V<O> even = O::set(c[0]), odd = O::set(c[1]);
-  for (int i = 2; i <= degree; i += 2) even = O::fma(O::set(c[i]), h[i], even);
-  for (int i = 3; i <= degree; i += 2) odd = O::fma(O::set(c[i]), h[i], odd);
-  return O::fma(x, odd, even);
+OPAU_INLINE V<O> horner(const C* c, V<O> x) {
+  V<O> total = O::set(c[degree]);
+  for (int i = degree - 1; i >= 0; --i) total = O::fma(x, total, O::set(c[i]));
+  return total;
 }
 
 // Q from the sum of the denominator's terms.
@@ -79,25 +51,38 @@ OPAU_INLINE V<O> finish(const Constants<typename O::T>& k, V<O> sum) {
   return finish<O, mode>(sum, O::set(k.offset), O::set(k.minimum));
 }
 
-template <class O, Mode mode, class R>
-OPAU_INLINE V<O> ordinary_power(const Constants<typename O::T>& k, const R& row, V<O> x) {
-  const V<O> t = O::mul(x, x);
-  const V<O> top = power_sum<O, kUnrolledK>(row.c, x, t);
-  const V<O> sum = power_sum<O, kUnrolledL>(row.d, mode == Mode::terms ? O::abs(x) : x, t);
-  return O::div(top, finish<O, mode>(k, sum));
+// x**2 - centre_n, rounded once.
+template <class O>
+OPAU_INLINE V<O> centred(const Constants<typename O::T>& k, int n, V<O> x) {
+  return O::fma(x, x, O::set(k.minus_centre[n]));
 }
 
-template <class O, Mode mode, class R>
-OPAU_INLINE V<O> ordinary_symmetric(const Constants<typename O::T>& k, const R& row, V<O> x) {
-  constexpr int degree = kUnrolledK > kUnrolledL ? kUnrolledK : kUnrolledL;
-  V<O> h[degree + 1];
-  halves<O, degree>(k, O::mul(x, x), h);
-  const V<O> top = halves_sum<O, kUnrolledK>(row.c, x, h);
+// The sum of Q's terms from the closed forms: g_2, g_3 / x, g_4. The largest term is added last, so that it is rounded once.
+template <class O, Kind kind, Mode mode, class R>
+OPAU_INLINE V<O> closed_sum(const Constants<typename O::T>& k, const R& row, V<O> x) {
+  V<O> g2 = centred<O>(k, 2, x), g3 = centred<O>(k, 3, x);
+  const V<O> root = kind == Kind::hermite ? g3 : centred<O>(k, 4, x);
+  V<O> g4 = O::fma(root, root, O::set(k.minus_rest));
   if constexpr (mode == Mode::terms) {
-    for (int n = 2; n <= kUnrolledL; ++n) h[n] = O::abs(h[n]);
     x = O::abs(x);
+    g2 = O::abs(g2);
+    g3 = O::abs(g3);
+    g4 = O::abs(g4);
   }
-  return O::div(top, finish<O, mode>(k, halves_sum<O, kUnrolledL>(row.d, x, h)));
+  const V<O> odd = O::fma(O::set(row.d[3]), g3, O::set(row.d[1]));
+  return O::fma(O::set(row.d[4]), g4, O::fma(O::set(row.d[2]), g2, O::fma(x, odd, O::set(row.d[0]))));
+}
+
+template <class O, Kind kind, Mode mode, class R>
+OPAU_INLINE V<O> ordinary_unrolled(const Constants<typename O::T>& k, const R& row, V<O> x) {
+  const V<O> top = horner<O, kUnrolledK>(row.p, x);
+  V<O> sum;
+  if constexpr (kind == Kind::power) {
+    sum = horner<O, kUnrolledL>(row.d, mode == Mode::terms ? O::abs(x) : x);
+  } else {
+    sum = closed_sum<O, kind, mode>(k, row, x);
+  }
+  return O::div(top, finish<O, mode>(k, sum));
 }
 
 template <class O, Mode mode, class R>
@@ -118,9 +103,11 @@ OPAU_INLINE V<O> ordinary_general(const Constants<typename O::T>& k, const R& ro
 // |x| <= limit, or NaN.
 template <class O, Kind kind, Mode mode, class R>
 OPAU_INLINE V<O> ordinary(const Constants<typename O::T>& k, const R& row, int degree, V<O> x) {
-  if constexpr (kind == Kind::power) return ordinary_power<O, mode>(k, row, x);
-  if constexpr (kind == Kind::symmetric) return ordinary_symmetric<O, mode>(k, row, x);
-  return ordinary_general<O, mode>(k, row, degree, x);
+  if constexpr (kind == Kind::general) {
+    return ordinary_general<O, mode>(k, row, degree, x);
+  } else {
+    return ordinary_unrolled<O, kind, mode>(k, row, x);
+  }
 }
 
 // Right for every x, wanted beyond the limit: P and Q divided by s**M with s = |x| / limit, M = row.top.

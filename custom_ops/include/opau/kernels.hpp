@@ -6,10 +6,12 @@
 
 namespace opau {
 
-inline constexpr int kKinds = 3, kModes = 3;
+inline constexpr int kKinds = 4, kModes = 3;
 
 // Coefficients where every channel has its own and channels lie side by side: value i of channel n at lanes[i * stride + n];
-// the c_i come first (kRowSize of them), then the d_j.
+// the c_i come first (kRowSize of them), then the d_j, then the monomials p_i.
+inline constexpr int kLaneValues = 2 * kRowSize + kUnrolledK + 1;
+
 template <class T>
 struct Lanes {
   const T* values;

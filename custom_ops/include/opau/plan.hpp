@@ -20,10 +20,12 @@ struct Config {
 };
 
 // How the rows f_n are evaluated where |x| <= limit.
-//   power      Horner in x**2 for the even and the odd half; no rows.
-//   symmetric  rows of the even and the odd half in t = x**2 (see tables::Basis::beta), degrees up to (5, 4).
-//   general    the monic three-term recurrence, any basis and degrees: the degrees are run-time values.
-enum class Kind : int { power, symmetric, general };
+// The first three take P in monomials, by Horner's rule, and degrees up to (5, 4); there Q's rows are
+//   power      monomials too;
+//   hermite    the closed forms of tables::Basis::centre, where g_4 shares g_3's square (both Hermite bases);
+//   symmetric  the closed forms of any symmetric basis.
+//   general    P and Q by the monic three-term recurrence, any basis and degrees: the degrees are run-time values.
+enum class Kind : int { power, hermite, symmetric, general };
 
 using Mode = tables::Absolute;
 
@@ -38,7 +40,7 @@ struct Constants {
   T limit;    // X0 of the range policy: beyond it the scaled evaluation takes over
   T offset;   // Q's constant where the absolute value is around the sum; else it is part of d[0]
   T minimum;  // Q's lower bound, -inf where it has none
-  T minus_beta[kUnrolledK + 1], minus_delta[kUnrolledK + 1];
+  T minus_centre[kUnrolledL + 1], minus_rest;
   T shift[tables::kMaxDegree], minus_gamma[tables::kMaxDegree];
 };
 
@@ -47,7 +49,8 @@ template <class T, int C, int D>
 struct Row {
   T c[C];
   T d[D];
-  int top;  // M: the largest degree whose coefficient is not zero
+  T p[kUnrolledK + 1];  // the numerator in monomials, where k <= kUnrolledK
+  int top;              // M: the largest degree whose coefficient is not zero
 };
 
 template <class T>

@@ -1,0 +1,128 @@
+"""The compiled library's plain C interface (``custom_ops/include/opau/c_api.h``) from Python, without onnxruntime.
+
+For tests and certification: single-threaded, on any instruction set that this machine has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from opau_onnx.errors import SpecError
+from opau_onnx.spec import Config
+
+DTYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
+"""Element types that have kernels -> ONNX's number (TensorProto.DataType)."""
+
+_int, _wide, _text, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_char_p, ctypes.c_void_p
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "opau_version": (_text, []),
+    "opau_instruction_set_count": (_int, []),
+    "opau_instruction_set_name": (_text, [_int]),
+    "opau_instruction_set_available": (_int, [_int]),
+    "opau_create": (
+        _text,
+        [_text, _text, _wide, _wide, _wide, _int, _pointer, _wide, _pointer, _wide, _int, ctypes.POINTER(_pointer)],
+    ),
+    "opau_destroy": (None, [_pointer]),
+    "opau_run": (_text, [_pointer, _pointer, _pointer, _wide, _wide, _wide, _wide, _wide, _int]),
+}
+
+
+@cache
+def open_library(path: str | None = None) -> ctypes.CDLL:
+    """The library at ``path``, or the package's own, with the types of its functions declared.
+
+    Raises:
+        LibraryError: the library was not built, or is not there.
+    """
+    if path is None:
+        from opau_onnx.runtime.library import get_library_path
+
+        path = get_library_path()
+    library = ctypes.CDLL(str(Path(path).resolve()))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def instruction_sets(library: ctypes.CDLL | None = None, *, available: bool = True) -> list[str]:
+    """Names of the instruction sets compiled in, slowest first; by default those that this machine can run."""
+    lib = library or open_library()
+    return [
+        lib.opau_instruction_set_name(i).decode()
+        for i in range(lib.opau_instruction_set_count())
+        if lib.opau_instruction_set_available(i) or not available
+    ]
+
+
+class Activation:
+    """One activation in the library.
+
+    Args:
+        config: which function.
+        numerator, denominator: coefficients, shapes as :class:`~opau_onnx.spec.Config` allows.
+        dtype: a key of :data:`DTYPES`.
+        instruction_set: a name of :func:`instruction_sets`; None for the fastest.
+
+    Raises:
+        SpecError: what the library says of bad coefficients or a missing instruction set.
+        LibraryError: there is no library.
+    """
+
+    def __init__(
+        self, config: Config, numerator: Any, denominator: Any, dtype: str = "float32", *,
+        instruction_set: str | None = None, library: ctypes.CDLL | None = None,
+    ) -> None:  # fmt: skip
+        self._library = library or open_library()
+        self.config, self.dtype = config, dtype
+        exact = np.float64 if dtype == "float64" else np.float32
+        c, d = (np.ascontiguousarray(v, dtype=exact) for v in (numerator, denominator))
+        config.check_coefficients(c.shape, d.shape)
+        index = -1
+        if instruction_set is not None:
+            index = instruction_sets(self._library, available=False).index(instruction_set)
+        handle = _pointer()
+        k, l = config.degrees
+        self._check(
+            self._library.opau_create(
+                config.basis.encode(), config.form.encode(), k, l, config.groups, DTYPES[dtype],
+                c.ctypes.data, c.shape[0] if c.ndim > 1 else 1, d.ctypes.data, d.shape[0] if d.ndim > 1 else 1,
+                index, ctypes.byref(handle),
+            )
+        )  # fmt: skip
+        self.handle = handle
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self._library.opau_destroy(self.handle)
+
+    def __call__(self, x: npt.NDArray[Any], *, stream: bool = False) -> npt.NDArray[Any]:
+        """y of the shape and dtype of x; 16-bit types as uint16 or as numpy's and ml_dtypes' own."""
+        x = np.ascontiguousarray(x)
+        y = np.empty_like(x)
+        self.run(x.ctypes.data, y.ctypes.data, self.extent(x.shape), (0, x.size), stream=stream)
+        return y
+
+    def extent(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """(outer, channels, inner) of a tensor of this shape."""
+        if self.config.groups == 1:
+            return 1, 1, int(np.prod(shape))
+        axis = self.config.check_input(shape)
+        return int(np.prod(shape[:axis])), shape[axis], int(np.prod(shape[axis + 1 :]))
+
+    def run(
+        self, x: int, y: int, extent: tuple[int, int, int], span: tuple[int, int], *, stream: bool = False
+    ) -> None:
+        """Elements span[0] to span[1] - 1 of the tensors at the addresses ``x`` and ``y``, which may be equal."""
+        self._check(self._library.opau_run(self.handle, x, y, *extent, *span, int(stream)))
+
+    def _check(self, message: bytes | None) -> None:
+        if message is not None:
+            raise SpecError(message.decode())
