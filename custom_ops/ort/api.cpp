@@ -1,0 +1,139 @@
+#include "ort/api.hpp"
+
+#include <algorithm>
+
+namespace opau::ort {
+
+Error take(const OrtApi& api, OrtStatus* status) {
+  if (!status) return "";
+  Error message = api.GetErrorMessage(status);
+  api.ReleaseStatus(status);
+  return message.empty() ? "onnxruntime failed without a message" : message;
+}
+
+Error read_shape(const OrtApi& api, OrtTensorTypeAndShapeInfo* info, std::vector<int64_t>* shape) {
+  size_t rank = 0;
+  Error error = take(api, api.GetDimensionsCount(info, &rank));
+  shape->resize(rank);
+  if (error.empty()) error = take(api, api.GetDimensions(info, shape->data(), rank));
+  api.ReleaseTensorTypeAndShapeInfo(info);
+  return error;
+}
+
+Error read(const OrtApi& api, const OrtValue* value, Tensor* out) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  if (auto error = take(api, api.GetTensorTypeAndShape(value, &info)); !error.empty()) return error;
+  if (auto error = read_shape(api, info, &out->shape); !error.empty()) return error;
+  void* data = nullptr;
+  const Error error = take(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+  out->data = data;
+  return error;
+}
+
+std::string text(const std::vector<int64_t>& shape) {
+  std::string out = "(";
+  for (size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
+  return out + (shape.size() == 1 ? ",)" : ")");
+}
+
+namespace {
+
+Error node_name(const OrtApi& api, const OrtKernelInfo* info, std::string* out) {
+  size_t size = 0;
+  if (auto error = take(api, api.KernelInfo_GetNodeName(info, nullptr, &size)); !error.empty()) return error;
+  out->resize(size);
+  if (auto error = take(api, api.KernelInfo_GetNodeName(info, out->data(), &size)); !error.empty()) return error;
+  out->resize(size ? size - 1 : 0);  // the size counts the final 0
+  return "";
+}
+
+Error missing(const char* name) {
+  return std::string("attribute '") + name + "' is missing; every OrthogonalPade node needs it: export the model again";
+}
+
+Error attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name, std::string* out) {
+  size_t size = 0;
+  if (!take(api, api.KernelInfoGetAttribute_string(info, name, nullptr, &size)).empty()) return missing(name);
+  out->resize(size);
+  if (!take(api, api.KernelInfoGetAttribute_string(info, name, out->data(), &size)).empty()) return missing(name);
+  out->resize(size ? size - 1 : 0);
+  return "";
+}
+
+Error attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name, std::vector<int64_t>* out) {
+  size_t size = 0;
+  if (!take(api, api.KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)).empty()) return missing(name);
+  out->resize(size);
+  return take(api, api.KernelInfoGetAttributeArray_int64(info, name, out->data(), &size));
+}
+
+// `out` keeps its value where the attribute is missing: the definition has a default for these.
+void optional(const OrtApi& api, const OrtKernelInfo* info, const char* name, int64_t* out) {
+  int64_t value = 0;
+  if (take(api, api.KernelInfoGetAttribute_int64(info, name, &value)).empty()) *out = value;
+}
+
+Error rows(const char* what, const std::vector<int64_t>& shape, int64_t groups, int64_t size, int64_t* out) {
+  const bool shared = shape == std::vector<int64_t>{size};
+  const bool own = groups > 1 && shape == std::vector<int64_t>{groups, size};
+  *out = own ? groups : 1;
+  if (shared || own) return "";
+  std::string expected = text({size});
+  if (groups > 1) expected += " or " + text({groups, size});
+  return std::string("the ") + what + " has shape " + text(shape) + "; expected " + expected;
+}
+
+}  // namespace
+
+Error Node::read(const OrtApi& api, const OrtKernelInfo* info) {
+  std::string basis, form;
+  std::vector<int64_t> degrees;
+  int64_t groups = 1;
+  if (auto error = node_name(api, info, &name); !error.empty()) return error;
+  if (auto error = attribute(api, info, "basis", &basis); !error.empty()) return wrong(error);
+  if (auto error = attribute(api, info, "form", &form); !error.empty()) return wrong(error);
+  if (auto error = attribute(api, info, "degrees", &degrees); !error.empty()) return wrong(error);
+  if (degrees.size() != 2) return wrong("attribute 'degrees' has " + std::to_string(degrees.size()) + " values; expected two, (k, l)");
+  optional(api, info, "groups", &groups);
+  optional(api, info, "axis", &axis);
+  return wrong(find_config(basis, form, degrees[0], degrees[1], groups, &config));
+}
+
+Error Node::wrong(const Error& what) const {
+  return what.empty() ? "" : std::string(tables::kOpType) + " node '" + name + "': " + what;
+}
+
+template <class T>
+Error Node::coefficients(const Tensor& numerator, const Tensor& denominator, Coefficients<T>* out) const {
+  out->numerator = static_cast<const T*>(numerator.data);
+  out->denominator = static_cast<const T*>(denominator.data);
+  auto error = rows("numerator", numerator.shape, config.groups, numerator_size(config), &out->numerator_rows);
+  if (error.empty()) {
+    error = rows("denominator", denominator.shape, config.groups, denominator_size(config), &out->denominator_rows);
+  }
+  return wrong(error);
+}
+
+template Error Node::coefficients(const Tensor&, const Tensor&, Coefficients<float>*) const;
+template Error Node::coefficients(const Tensor&, const Tensor&, Coefficients<double>*) const;
+
+Error Node::extent(const std::vector<int64_t>& shape, Extent* out) const {
+  *out = Extent{1, 1, 1};
+  const int64_t rank = int64_t(shape.size());
+  const int64_t channel_axis = axis < 0 ? axis + rank : axis;
+  if (config.groups > 1 && (channel_axis < 0 || channel_axis >= rank)) {
+    return wrong("the input has shape " + text(shape) + ", which has no axis " + std::to_string(axis) + " for " +
+                 std::to_string(config.groups) + " groups");
+  }
+  for (int64_t i = 0; i < rank; ++i) {
+    int64_t& part = config.groups == 1 || i > channel_axis ? out->inner : i < channel_axis ? out->outer : out->channels;
+    part *= shape[size_t(i)];
+  }
+  if (out->channels % config.groups) {
+    return wrong("axis " + std::to_string(axis) + " of the input has " + std::to_string(out->channels) + " channels, which " +
+                 std::to_string(config.groups) + " groups do not divide");
+  }
+  return "";
+}
+
+}  // namespace opau::ort
