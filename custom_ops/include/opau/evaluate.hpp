@@ -87,8 +87,8 @@ OPAU_INLINE V<O> ordinary_unrolled(const Constants<typename O::T>& k, const R& r
 
 template <class O, Mode mode, class R>
 OPAU_INLINE V<O> ordinary_general(const Constants<typename O::T>& k, const R& row, int degree, V<O> x) {
-  V<O> top = O::set(row.c[0]), sum = O::set(row.d[0]);
-  V<O> before = O::set(0), now = O::set(1);
+  V<O> top = O::fma(x, O::set(0), O::set(row.c[0]));  // NaN stays NaN at degree 0 too
+  V<O> sum = O::set(row.d[0]), before = O::set(0), now = O::set(1);
   for (int n = 1; n <= degree; ++n) {
     const V<O> slope = O::add(x, O::set(k.shift[n - 1]));
     const V<O> next = O::fma(slope, now, O::mul(O::set(k.minus_gamma[n - 1]), before));

@@ -1,0 +1,249 @@
+"""The CPU kernels against the oracle, and all instruction sets against each other, through the plain C interface."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from opau_onnx import oracle
+from opau_onnx.errors import SpecError
+from opau_onnx.runtime import native
+from opau_onnx.spec import BASES, FORMS, Config
+from tests.cases import CASES, SHARED_CASES, Case, case, inputs, trusted
+from tests.custom_ops.library import required_library
+
+NUMPY = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+TINY = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
+LARGEST = {name: float(ml_dtypes.finfo(dtype).max) for name, dtype in NUMPY.items()}
+KINDS = (case("power", "abs_terms"), case("hermite_e", "abs_terms"), case("legendre", "abs_sum"), case("laguerre", "plain"))
+"""One of each kind of kernel."""
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    return required_library()
+
+
+def sets(library: ctypes.CDLL) -> list[str]:
+    return native.instruction_sets(library)
+
+
+def judged(c: Case, x: Any, y: Any, dtype: str) -> float:
+    """Largest error over what the oracle's bound allows, where it can be relied on; wrong infinities and NaN count as inf."""
+    found = oracle.evaluate(c.config, x.astype(np.float64), c.numerator, c.denominator)
+    u = ROUNDOFF["float64" if dtype == "float64" else "float32"]
+    fits = np.abs(found.value) < 0.99 * LARGEST[dtype]
+    good = trusted(c.config, found, u) & np.isfinite(found.value) & fits
+    if c.config.form == "clamped":  # beyond X0 its bound is not part of the promise
+        good &= np.abs(x.astype(np.float64)) <= 65536.0 if c.config.top == 5 else np.abs(x.astype(np.float64)) <= 32.0
+    allowed = found.bound * u + np.abs(found.value) * ROUNDOFF[dtype] + TINY[dtype]
+    with np.errstate(invalid="ignore"):
+        ratio = np.where(good, np.abs(y.astype(np.float64) - found.value) / allowed, 0.0)
+    return float(np.where(np.isnan(ratio), np.inf, ratio).max(initial=0.0))
+
+
+def finite_inputs(config: Config, dtype: str) -> Any:
+    if dtype != "bfloat16":
+        return inputs(config, NUMPY[dtype])
+    x = inputs(config).astype(ml_dtypes.bfloat16)
+    return x[np.isfinite(x)]
+
+
+@pytest.mark.parametrize("dtype", NUMPY)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("basis", BASES)
+def test_every_configuration_is_within_the_bound(library: Any, basis: str, form: str, dtype: str, record_property: Any) -> None:
+    worst = 0.0
+    for c in CASES:
+        if (c.config.basis, c.config.form) == (basis, form):
+            x = finite_inputs(c.config, dtype)
+            y = native.Activation(c.config, c.numerator, c.denominator, dtype, library=library)(x)
+            ratio = judged(c, x, y, dtype)
+            assert ratio <= 1, f"{c}: {ratio} times the bound"
+            worst = max(worst, ratio)
+    record_property("error / bound", worst)
+
+
+@pytest.mark.parametrize("dtype", NUMPY)
+@pytest.mark.parametrize("c", SHARED_CASES, ids=str)
+def test_every_sharing_is_within_the_bound(library: Any, c: Case, dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    x = (rng.standard_normal(c.shape) * 4).astype(NUMPY[dtype])
+    x.reshape(-1)[:3] = [1e4, -1e4, 0]
+    y = native.Activation(c.config, c.numerator, c.denominator, dtype, library=library)(x)
+    assert judged(c, x, y, dtype) <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8, 31, 257])
+@pytest.mark.parametrize("c", KINDS, ids=str)
+def test_channels_side_by_side_equal_one_channel_at_a_time(library: Any, c: Case, channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    config = Config(c.config.basis, c.config.form, c.config.degrees, max(channels, 1), -1)
+    own = [np.multiply(v, rng.uniform(0.5, 2, (channels, 1))).reshape(v.shape if channels == 1 else (channels, -1))
+           for v in (c.numerator, c.denominator)]  # fmt: skip
+    x = (rng.standard_normal((5, channels)) * 10.0 ** rng.integers(-3, 9, (5, channels))).astype(np.float32)
+    y = native.Activation(config, *own, library=library)(x)
+    for n in range(channels):
+        row = [np.atleast_2d(v)[n] for v in own]
+        alone = native.Activation(c.config, *row, library=library)(np.ascontiguousarray(x[:, n]))
+        assert np.array_equal(alone.view(np.uint32), np.ascontiguousarray(y[:, n]).view(np.uint32))
+
+
+def patterns(dtype: str, count: int = 1 << 18) -> Any:
+    """Every bit pattern of the 16-bit types, random ones of the wider; NaN and infinities among them."""
+    if dtype in ("float16", "bfloat16"):
+        return np.arange(1 << 16, dtype=np.uint16).view(NUMPY[dtype])
+    kind = np.uint32 if dtype == "float32" else np.uint64
+    rng = np.random.default_rng(7)
+    bits = rng.integers(0, np.iinfo(kind).max, count, dtype=kind, endpoint=True)
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 65536, 65537, 1e-45, 3e38], NUMPY[dtype])
+    return np.concatenate([bits.view(NUMPY[dtype]), special, rng.standard_normal(count).astype(NUMPY[dtype]) * 3])
+
+
+@pytest.mark.parametrize("dtype", NUMPY)
+@pytest.mark.parametrize("form", ["abs_terms", "abs_sum", "clamped"])
+@pytest.mark.parametrize("basis", ["power", "hermite", "chebyshev", "laguerre"])
+def test_all_instruction_sets_give_the_same_bits(library: Any, basis: str, form: str, dtype: str) -> None:
+    x = patterns(dtype)
+    c = case(basis, form)
+    bits = {2: np.uint16, 4: np.uint32, 8: np.uint64}[x.itemsize]
+    results = {
+        name: native.Activation(c.config, c.numerator, c.denominator, dtype, instruction_set=name, library=library)(x)
+        for name in sets(library)
+    }
+    expected = results["scalar"]
+    for name, y in results.items():
+        nan = np.isnan(y) & np.isnan(expected)
+        assert np.array_equal(y.view(bits)[~nan], expected.view(bits)[~nan]), name
+
+
+@pytest.mark.parametrize("dtype", NUMPY)
+@pytest.mark.parametrize("basis", BASES)
+def test_nan_stays_and_infinity_gives_the_limit(library: Any, basis: str, dtype: str) -> None:
+    x = np.array([np.nan, np.inf, -np.inf], NUMPY[dtype])
+    for form in ("abs_terms", "abs_sum", "pau_c"):
+        for degrees in ((5, 4), (4, 5), (4, 4), (0, 0), (16, 16)):
+            c = case(basis, form, degrees)
+            y = native.Activation(c.config, c.numerator, c.denominator, dtype, library=library)(x).astype(np.float64)
+            limit = oracle.evaluate(c.config, x[1:].astype(np.float64), c.numerator, c.denominator).value
+            assert np.isnan(y[0])
+            np.testing.assert_allclose(y[1:], limit, rtol=4 * ROUNDOFF[dtype])
+
+
+SIZES = (*range(70), 127, 128, 129, 1000, 4095, 65537, 1_000_001)
+
+
+@pytest.mark.parametrize("name", ["scalar", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize("dtype", NUMPY)
+def test_odd_sizes_and_every_alignment(library: Any, dtype: str, name: str) -> None:
+    """Each element is written, nothing else is; streaming stores and working in place change nothing."""
+    if name not in sets(library):
+        pytest.skip(f"{name} is not compiled in, or this machine cannot run it")
+    c = KINDS[1]
+    activation = native.Activation(c.config, c.numerator, c.denominator, dtype, instruction_set=name, library=library)
+    itemsize = np.dtype(NUMPY[dtype]).itemsize
+    x = (np.random.default_rng(3).standard_normal(max(SIZES)) * 4).astype(NUMPY[dtype])
+    expected = activation(x)
+    for turn, n in enumerate(SIZES):
+        for at in range(0, 64, itemsize) if n < 40 else ((turn * itemsize) % 64, 0):
+            source = aligned(n * itemsize + 128)
+            source[at : at + n * itemsize] = x[:n].view(np.uint8)
+            for stream in (False, True):
+                to = (at * 3) % 64 // itemsize * itemsize
+                for fill in (0x5A, 0xA5):
+                    y = aligned(n * itemsize + 128, fill)
+                    activation.run(source.ctypes.data + at, y.ctypes.data + to, (1, 1, n), (0, n), stream=stream)
+                    assert np.array_equal(y[to : to + n * itemsize], expected[:n].view(np.uint8))
+                    assert (y[:to] == fill).all()
+                    assert (y[to + n * itemsize :] == fill).all()
+            activation.run(source.ctypes.data + at, source.ctypes.data + at, (1, 1, n), (0, n))
+            assert np.array_equal(source[at : at + n * itemsize], expected[:n].view(np.uint8))
+
+
+def aligned(size: int, fill: int = 0) -> Any:
+    """Bytes that start at a multiple of 64."""
+    raw = np.full(size + 64, fill, np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + size]
+
+
+@pytest.mark.parametrize("c", [SHARED_CASES[0], SHARED_CASES[1], SHARED_CASES[2]], ids=str)
+def test_any_span_of_a_grouped_tensor(library: Any, c: Case) -> None:
+    """As onnxruntime's threads split it."""
+    activation = native.Activation(c.config, c.numerator, c.denominator, library=library)
+    x = np.random.default_rng(5).standard_normal(c.shape).astype(np.float32)
+    expected = activation(x)
+    for cut in (0, 1, 7, 8, 100, x.size):
+        y = np.zeros_like(x)
+        for span in ((0, cut), (cut, x.size)):
+            activation.run(x.ctypes.data, y.ctypes.data, activation.extent(x.shape), span)
+        assert np.array_equal(y, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_conversions_round_to_nearest_even(library: Any, dtype: str) -> None:
+    """y = x / 3, where numpy's own arithmetic and conversion give the same for every input."""
+    x = patterns(dtype)
+    third = np.float32(1) / np.float32(3)
+    with np.errstate(invalid="ignore"):
+        expected = (x.astype(np.float32) * third).astype(NUMPY[dtype])
+    for name in sets(library):
+        y = native.Activation(Config("power", degrees=(1, 0)), [0, third], [], dtype, instruction_set=name, library=library)(x)
+        nan = np.isnan(x.astype(np.float32))
+        assert np.isnan(y[nan].astype(np.float32)).all()
+        # The sum starts from +0: a result of -0 comes out as +0.
+        assert np.array_equal(y[~nan], expected[~nan])
+
+
+def test_accuracy_of_the_shipped_activations(library: Any, record_property: Any) -> None:
+    """In units of the last place of the float32 result, where the condition number is below 10."""
+    from opau_onnx.load import load
+    from opau_onnx.nn import OrthogonalPade
+    from tests.test_shipped import MODELS
+
+    x = np.concatenate([np.linspace(-12, 12, 200_001), np.geomspace(1e-30, 1e35, 100_001), -np.geomspace(1e-30, 1e35, 100_001)])
+    x = x.astype(np.float32)
+    worst = 0.0
+    for path in sorted(MODELS.glob("lenet_hp*.pt")):
+        for module in load(path).model.modules():
+            if isinstance(module, OrthogonalPade):
+                c, d = (v.detach().numpy() for v in (module.numerator, module.denominator))
+                found = oracle.evaluate(module.config, x.astype(np.float64), c, d)
+                y = native.Activation(module.config, c, d, library=library)(x)
+                ulp = np.spacing(np.abs(found.value).astype(np.float32)).astype(np.float64)
+                worst = max(worst, float((np.abs(y - found.value) / ulp)[found.condition < 10].max()))
+    record_property("error / bound", worst)
+    assert 1 < worst < 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"c": [1, np.nan, 0, 0, 0, 0]}, "numerator's coefficient 1 is NaN"),
+        ({"d": [1, 0, np.inf, 0]}, "denominator's coefficient 2 is infinite"),
+    ],
+)
+def test_bad_coefficients_are_refused(library: Any, change: dict[str, Any], message: str) -> None:
+    values = {"c": [1.0] * 6, "d": [1.0] * 4} | change
+    with pytest.raises(SpecError, match=message):
+        native.Activation(Config(), values["c"], values["d"], library=library)
+
+
+def test_the_library_names_what_it_does_not_know(library: Any) -> None:
+    out = ctypes.c_void_p()
+    c = np.zeros(6, np.float32)
+    create = library.opau_create
+    p = c.ctypes.data
+    assert b"unknown basis 'bessel'" in create(b"bessel", b"abs_terms", 5, 4, 1, 1, p, 1, p, 1, -1, ctypes.byref(out))
+    assert b"unknown denominator form" in create(b"power", b"safe", 5, 4, 1, 1, p, 1, p, 1, -1, ctypes.byref(out))
+    assert b"degrees is (17, 4)" in create(b"power", b"plain", 17, 4, 1, 1, p, 1, p, 1, -1, ctypes.byref(out))
+    assert b"groups is 0" in create(b"power", b"plain", 5, 4, 0, 1, p, 1, p, 1, -1, ctypes.byref(out))
+    assert b"dtype is 7" in create(b"power", b"plain", 5, 4, 1, 7, p, 1, p, 1, -1, ctypes.byref(out))
+    assert b"2 rows; expected 1" in create(b"power", b"plain", 5, 4, 1, 1, p, 2, p, 1, -1, ctypes.byref(out))
+    assert b"instruction set 99 does not exist" in create(b"power", b"plain", 5, 4, 1, 1, p, 1, p, 1, 99, ctypes.byref(out))
+    assert out.value is None
