@@ -20,6 +20,18 @@ bool streams(Dtype dtype, const void* x, const void* y, int64_t count) {
   return x != y && element_size(dtype) >= 4 && 2 * count * element_size(dtype) > kStreamBytes;
 }
 
+// onnxruntime's pool orders a task after the call that split it and before that call's return. It does so by atomics that the
+// thread sanitizer does not see in a library it did not compile, so its build is told.
+#ifdef __SANITIZE_THREAD__
+extern "C" void __tsan_acquire(void*);
+extern "C" void __tsan_release(void*);
+void handed_over(void* to) { __tsan_release(to); }
+void taken_over(void* from) { __tsan_acquire(from); }
+#else
+void handed_over(void*) {}
+void taken_over(void*) {}
+#endif
+
 struct Work {
   const Activation& activation;
   const Run& run;
@@ -28,9 +40,11 @@ struct Work {
   bool stream;
 
   static void task(void* self, size_t index) {
+    taken_over(self);
     const Work& w = *static_cast<const Work*>(self);
     const int64_t begin = int64_t(index) * w.size;
     w.activation.run(w.run.x.data, w.run.y, w.extent, begin, std::min(begin + w.size, w.count), w.stream);
+    handed_over(self);
   }
 };
 
@@ -81,7 +95,10 @@ class CpuKernel final : public Kernel {
       Work::task(&work, 0);
       return nullptr;
     }
-    return api_.KernelContext_ParallelFor(context, Work::task, size_t((count + work.size - 1) / work.size), 0, &work);
+    handed_over(&work);
+    OrtStatus* status = api_.KernelContext_ParallelFor(context, Work::task, size_t((count + work.size - 1) / work.size), 0, &work);
+    taken_over(&work);
+    return status;
   }
 };
 
