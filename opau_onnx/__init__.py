@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from opau_onnx.load import load
     from opau_onnx.parity.validate import Options
     from opau_onnx.runtime.library import get_library_path
+    from opau_onnx.runtime.session import create_session
     from opau_onnx.spec import Config
 
 _WHERE = {
@@ -23,6 +24,7 @@ _WHERE = {
     "Options": "opau_onnx.parity.validate",
     "Settings": "opau_onnx.export.api",
     "export_model": "opau_onnx.export.api",
+    "create_session": "opau_onnx.runtime.session",
     "get_library_path": "opau_onnx.runtime.library",
     "load": "opau_onnx.load",
     "save_checkpoint": "opau_onnx.checkpoint",
@@ -35,6 +37,7 @@ __all__ = [
     "Options",
     "Settings",
     "__version__",
+    "create_session",
     "export_model",
     "get_library_path",
     "load",

@@ -29,3 +29,7 @@ class ReplacementError(OpauError, ValueError):
 
 class LibraryError(OpauError):
     """The compiled op library is missing, was not built, or cannot be loaded."""
+
+
+class DeviceError(OpauError):
+    """A device that was asked for and cannot run the model here."""

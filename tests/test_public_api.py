@@ -12,8 +12,8 @@ import opau_onnx.nn
 
 NAMES = {
     "opau_onnx": {
-        "Config", "ExportResult", "Options", "Settings", "__version__", "export_model", "load", "save_checkpoint",
-        "validate_model",
+        "Config", "ExportResult", "Options", "Settings", "__version__", "create_session", "export_model", "get_library_path",
+        "load", "save_checkpoint", "validate_model",
     },
     "opau_onnx.nn": {"HP1", "HP2", "PAU", "Fit", "OrthogonalPade", "fit", "orthogonal_pade", "replace_activations"},
 }  # fmt: skip
