@@ -1,0 +1,77 @@
+"""The distinct activations of an ONNX file, with their coefficients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from opau_onnx.errors import ValidationError
+from opau_onnx.export.function import opau_nodes, read_config
+from opau_onnx.spec import Config
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One function of one variable: a configuration without groups, and its coefficients in float32.
+
+    Attributes:
+        nodes: names of the nodes that compute it; "name[3]" is the fourth group of a node.
+    """
+
+    nodes: tuple[str, ...]
+    config: Config
+    numerator: npt.NDArray[np.float32]
+    denominator: npt.NDArray[np.float32]
+
+
+def read(path: Path) -> list[Activation]:
+    """All activations of a file, each once.
+
+    Raises:
+        ValidationError: no ONNX file, no OPAU node, or coefficients that are not stored in the file.
+        OSError: the file cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        proto = onnx.load_model_from_string(content)
+        model = ir.from_proto(proto)
+    except Exception as error:  # protobuf's own types
+        raise ValidationError(f"{path} is not an ONNX model: {type(error).__name__}: {error}") from None
+    found: dict[Any, list[str]] = {}
+    for node in opau_nodes(model):
+        config = read_config(node)
+        c, d = (_stored(path, node, i, what) for i, what in ((1, "numerator"), (2, "denominator")))
+        config.check_coefficients(c.shape, d.shape)
+        single = Config(config.basis, config.form, config.degrees)
+        for group in range(config.groups if c.ndim > 1 or d.ndim > 1 else 1):
+            name = f"{node.name}[{group}]" if c.ndim > 1 or d.ndim > 1 else str(node.name)
+            key = single, (c[group] if c.ndim > 1 else c).tobytes(), (d[group] if d.ndim > 1 else d).tobytes()
+            found.setdefault(key, []).append(name)
+    if not found:
+        raise ValidationError(f"{path} has no learned activation (ai.opau::OrthogonalPade) to certify")
+    return [
+        Activation(tuple(names), config, np.frombuffer(c, np.float32), np.frombuffer(d, np.float32))
+        for (config, c, d), names in found.items()
+    ]
+
+
+def _stored(path: Path, node: ir.Node, index: int, what: str) -> npt.NDArray[np.float32]:
+    value = node.inputs[index]
+    if value is None or value.const_value is None:
+        raise ValidationError(
+            f"the {what} of node '{node.name}' is not stored in {path}: it is computed or an input of the model, and cannot be "
+            "certified"
+        )
+    tensor = value.const_value
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor = ir.ExternalTensor(
+            tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape, name=tensor.name or what,
+            base_dir=path.parent,
+        )  # fmt: skip
+    return np.ascontiguousarray(tensor.numpy(), dtype=np.float32)

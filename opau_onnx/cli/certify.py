@@ -1,0 +1,89 @@
+"""``opau-certify``: the compiled kernels of a model's activations against the oracle, on every input there is."""
+
+# No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail
+
+_STYLE: Any = "rich" if sys.stdout.isatty() else None
+app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def certify(
+    model: Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option(help="The certificate; default: MODEL with .certificate.json in place of .onnx.")
+    ] = None,
+    dtypes: Annotated[
+        str, typer.Option(help="Comma-separated; float64 has too many inputs to try.")
+    ] = "float32,float16,bfloat16",
+    threads: Annotated[int | None, typer.Option(help="Default: all cores.", min=1)] = None,
+    max_ulp: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest error allowed where the condition number is below 10; default: 8 for float32, 1 for 16 bits.", min=0.0
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A sample of the float32 inputs: no certificate.")] = False,
+) -> None:
+    """Certify the compiled kernels on all 2^32 float32 inputs and all 65,536 of float16 and bfloat16, for each activation.
+
+    Reports the largest error in units of the result's last place, inputs that break the range policy (NaN, infinities,
+    overflow), and inputs for which the instruction sets of this machine give different bits.
+
+    Exit codes: 0 certified; 1 not; 2 usage error, no library, or interrupted.
+    """
+    from opau_onnx.certify.sweep import SWEPT
+
+    chosen = [name.strip() for name in dtypes.split(",")]
+    unknown = [name for name in chosen if name not in SWEPT]
+    if unknown:
+        fail(f"--dtypes has {', '.join(map(repr, unknown))}; expected some of {', '.join(SWEPT)}")
+    path = output or model.with_suffix(".certificate.json")
+    judged = _judged(model, chosen, threads or os.cpu_count() or 1, quick, max_ulp)
+    from opau_onnx.certify.certificate import report, write
+    from opau_onnx.cli.certify_output import show
+
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    content = report(model, judged, quick=quick, command=command)
+    try:
+        write(path, content)
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}")
+    show(judged, path, quick=quick)
+    raise typer.Exit(EQUAL if content["passed"] else DIFFERENT)
+
+
+def _judged(model: Path, dtypes: list[str], threads: int, quick: bool, max_ulp: float | None) -> list[Any]:
+    from opau_onnx.certify import activations
+    from opau_onnx.certify.certificate import certify as one
+    from opau_onnx.certify.sweep import count
+    from opau_onnx.cli.certify_output import progress
+    from opau_onnx.errors import OpauError
+
+    try:
+        found = activations.read(model)
+        total = len(found) * sum(count(dtype, quick=quick) for dtype in dtypes)
+        with progress(total) as advance:
+            return [
+                one(a, dtypes, threads=threads, quick=quick, max_ulp=max_ulp, progress=advance(a)) for a in found
+            ]
+    except OpauError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or model}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        fail("interrupted; no certificate was written", USAGE)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
