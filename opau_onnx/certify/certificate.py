@@ -21,8 +21,9 @@ from opau_onnx.runtime import native
 from opau_onnx.runtime.library import build_info, get_library_path
 
 SCHEMA = "opau_onnx.certificate/1"
-MAX_ULP = {"float32": 8.0, "float16": 1.0, "bfloat16": 1.0}
-"""Largest error allowed where the condition number is below CONDITION_LIMIT. Correctly rounded is 0.5."""
+MAX_ULP = {"float32": 64.0, "float16": 1.0, "bfloat16": 1.0}
+"""Largest error allowed where the condition number is below CONDITION_LIMIT; 0.5 is correctly rounded. In float32 the basis'
+own rows may cancel where P does not: coefficients drawn at random reach 30, trained ones 7."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def certify(
     max_ulp: Annotated[
         float | None,
         typer.Option(
-            help="Largest error allowed where the condition number is below 10; default: 8 for float32, 1 for 16 bits.", min=0.0
+            help="Largest error allowed where the condition number is below 10; default: float32 64, 16 bits 1.", min=0.0
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A sample of the float32 inputs: no certificate.")] = False,

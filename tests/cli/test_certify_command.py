@@ -1,0 +1,99 @@
+"""``opau-certify`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opau_onnx.spec import Config
+from tests.custom_ops.library import required_library
+from tests.export import single
+
+COMMAND = [sys.executable, "-c", "from opau_onnx.cli.certify import main; main()"]
+CASE = single.Case(Config())
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(single.model(CASE, ["N"], single.coefficients(CASE)).SerializeToString())
+    return path
+
+
+def run(*arguments: Any, **keywords: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, **keywords)
+
+
+def test_sixteen_bits_are_certified(model: Path) -> None:
+    required_library()
+    done = run(model, "--dtypes", "float16,bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert "certified;" in done.stdout
+    content = json.loads(model.with_name("m.certificate.json").read_text())
+    assert content["certificate"]
+    assert content["passed"]
+    assert content["instruction_sets"][0] == "scalar"
+    (entry,) = content["activations"]
+    assert [s["inputs"] for s in entry["sweeps"]] == [65536, 65536]
+    assert entry["degrees"] == [5, 4]
+    assert len(content["model"]["sha256"]) == len(content["library"]["sha256"]) == 64
+
+
+def test_a_sample_is_no_certificate(model: Path) -> None:
+    required_library()
+    done = run(model, "--quick", "--output", model.with_name("c.json"))
+    assert done.returncode == 0, done.stderr
+    assert "this is no certificate" in done.stdout
+    assert not json.loads(model.with_name("c.json").read_text())["certificate"]
+
+
+def test_a_bar_that_is_missed(model: Path) -> None:
+    required_library()
+    done = run(model, "--quick", "--dtypes", "float32", "--max-ulp", "0.5")
+    assert done.returncode == 1
+    assert "not certified: float32:" in done.stdout
+    assert not json.loads(model.with_name("m.certificate.json").read_text())["passed"]
+
+
+def test_interrupting_leaves_nothing(model: Path) -> None:
+    required_library()
+    command = [*COMMAND, str(model), "--dtypes", "float32", "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "interrupted; no certificate was written" in errors
+    assert [p.name for p in model.parent.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.onnx"], "missing.onnx: No such file or directory"),
+        (["junk.onnx"], "is not an ONNX model"),
+        (["m.onnx", "--dtypes", "float64"], "--dtypes has 'float64'; expected some of float32, float16, bfloat16"),
+        (["inputs.onnx"], "is not stored in"),
+        (["m.onnx", "--quick", "--output", "nowhere/c.json"], "nowhere/c.json"),
+    ],
+)
+def test_errors(model: Path, arguments: list[str], message: str) -> None:
+    required_library()
+    model.with_name("junk.onnx").write_bytes(b"junk")
+    model.with_name("inputs.onnx").write_bytes(single.model(CASE, ["N"]).SerializeToString())
+    done = run(*arguments, cwd=model.parent)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_no_library(model: Path) -> None:
+    done = run(model, env={"OPAU_LIBRARY": "/nowhere.so", "PATH": ""}, cwd=Path(__file__).resolve().parents[2])
+    assert done.returncode == 2
+    assert "OPAU_LIBRARY is '/nowhere.so', but there is no such file" in done.stderr
