@@ -3,7 +3,7 @@
 By default each session has a pool of its own whose idle threads spin for about 40 ms after a run, in the hope of more work.
 With several sessions in one process, those of the last one take the cores of the next: on 2 cores Gelu then took twice the time
 that it takes alone (1,060 instead of 530 us at 1 Mi elements). Without spinning it took a tenth more, at 64 Ki a third. With
-one pool for all sessions, which spins as it does by default, it took what it takes alone: so that is how times are taken here.
+one pool for all sessions, which spins as it does by default, Relu took what it takes alone: times are taken like that here.
 PyTorch has a pool of its own; between the two the benchmark waits until the idle threads are asleep.
 """
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 from typer.testing import CliRunner
 
-from opau_onnx.bench import machine
 from opau_onnx.bench.names import SUBJECTS
 from opau_onnx.cli.bench import app, parse_sizes
 from tests.test_public_api import HEAVY
@@ -19,8 +20,23 @@ from tests.test_public_api import HEAVY
 TINY = ("--rounds", "2", "--threads", "1", "--sizes", "100,2^10", "--quick", "--batches", "0")
 
 
+class Done(NamedTuple):
+    exit_code: int
+    output: str
+
+
 def run(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+    """Up to the measurement, which fails: the one pool of threads stays for good, and sessions of other tests would fail."""
+    with patch("opau_onnx.bench.threads.share"):
+        return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def measured(*arguments: Any, before: str = "") -> Done:
+    """In a process of its own, after the statements ``before``."""
+    program = f"{before}\nfrom opau_onnx.cli.bench import main\nmain()"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+    return Done(done.returncode, done.stdout + done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +44,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """One run with everything but torch.compile."""
     folder = tmp_path_factory.mktemp("bench")
     files = [v for kind in ("json", "plot", "markdown") for v in (f"--{kind}", folder / f"out.{kind}".replace("plot", "png"))]
-    return run(*TINY, "--batches", "1,3", "--dtypes", "float32,float16,bfloat16,float64", "--verbose", *files), folder
+    return measured(*TINY, "--batches", "1,3", "--dtypes", "float32,float16,bfloat16,float64", "--verbose", *files), folder
 
 
 def test_json_holds_every_subject_or_the_reason(full: tuple[Any, Path]) -> None:
@@ -89,9 +105,9 @@ def test_all_files_are_written(full: tuple[Any, Path]) -> None:
     assert "out.json written" in done.output
 
 
-def test_without_a_library_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "library", lambda: (None, "not built: no compiler"))
-    done = run(*TINY, "--subjects", "kernel,relu", "--sizes", "64", "--json", tmp_path / "a.json")
+def test_without_a_library_the_rest_is_measured(tmp_path: Path) -> None:
+    none = "from opau_onnx.bench import machine; machine.library = lambda: (None, 'not built: no compiler')"
+    done = measured(*TINY, "--subjects", "kernel,relu", "--sizes", "64", "--json", tmp_path / "a.json", before=none)
     assert done.exit_code == 0, done.output
     assert "kernel (float32): not built: no compiler" in done.output
     found = json.loads((tmp_path / "a.json").read_text())
@@ -100,7 +116,7 @@ def test_without_a_library_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_another_activation(tmp_path: Path) -> None:
-    done = run(
+    done = measured(
         *TINY, "--subjects", "function,torch", "--sizes", "64", "--basis", "chebyshev", "--form", "abs_sum", "--degrees", "3,2",
         "--json", tmp_path / "a.json",
     )  # fmt: skip
@@ -187,12 +203,13 @@ def test_an_interrupted_run_writes_nothing(error: BaseException, monkeypatch: py
     assert not list(tmp_path.iterdir())
 
 
-def test_a_plot_that_fails_leaves_no_other_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken(content: object, path: object) -> None:
-        raise OSError(28, "No space left on device", "a.png")
-
-    monkeypatch.setattr("opau_onnx.bench.plot.plot", broken)
-    done = run(*TINY, "--subjects", "relu", "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png")
+def test_a_plot_that_fails_leaves_no_other_file(tmp_path: Path) -> None:
+    broken = (
+        "import opau_onnx.bench.plot\n"
+        "def plot(content, path):\n    raise OSError(28, 'No space left on device', 'a.png')\n"
+        "opau_onnx.bench.plot.plot = plot"
+    )
+    done = measured(*TINY, "--subjects", "relu", "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png", before=broken)
     assert done.exit_code == 2
     assert "a.png: No space left on device" in done.output
     assert not list(tmp_path.iterdir())
