@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "opau/activation.hpp"
-#include "ort/kernel.hpp"
+#include "ort/prepared.hpp"
 
 namespace opau::ort {
 namespace {
@@ -49,74 +49,30 @@ struct Work {
 };
 
 template <class T>
-class CpuKernel final : public Kernel {
+class CpuKernel final : public PreparedKernel<T, Activation> {
  public:
-  CpuKernel(const OrtApi& api, Node node, Dtype dtype) : api_(api), node_(std::move(node)), dtype_(dtype) {}
-
-  Error prepare(const OrtKernelInfo* info) {
-    Tensor numerator, denominator;
-    bool constant = false;
-    if (auto error = constant_inputs(api_, info, &numerator, &denominator, &constant); !error.empty()) return error;
-    return constant ? make(numerator, denominator, &prepared_) : "";
-  }
-
-  OrtStatus* compute(OrtKernelContext* context) const override {
-    Run run;
-    Extent extent;
-    if (auto error = run.read(api_, context); !error.empty()) return status(api_, node_.wrong(error), ORT_FAIL);
-    if (auto error = node_.extent(run.x.shape, &extent); !error.empty()) return status(api_, error);
-    std::unique_ptr<const Activation> made;
-    if (!prepared_) {
-      if (auto error = make(run.numerator, run.denominator, &made); !error.empty()) return status(api_, error);
-    }
-    return split(context, prepared_ ? *prepared_ : *made, run, extent);
-  }
+  using PreparedKernel<T, Activation>::PreparedKernel;
 
  private:
-  const OrtApi& api_;
-  const Node node_;
-  const Dtype dtype_;
-  std::unique_ptr<const Activation> prepared_;
-
-  Error make(const Tensor& numerator, const Tensor& denominator, std::unique_ptr<const Activation>* out) const {
-    Coefficients<T> c;
-    Error error = node_.coefficients(numerator, denominator, &c);
-    if (!error.empty()) return error;
-    *out = Activation::make(node_.config, dtype_, c, &error);
-    return node_.wrong(error);
-  }
-
-  OrtStatus* split(OrtKernelContext* context, const Activation& activation, const Run& run, const Extent& extent) const {
+  OrtStatus* compute(OrtKernelContext* context, const Activation& activation, const Run& run, const Extent& extent) const override {
     const int64_t count = extent.count();
-    if (count == 0) return nullptr;
-    Work work{activation, run, extent, count, task_size(count), streams(dtype_, run.x.data, run.y, count)};
+    Work work{activation, run, extent, count, task_size(count), streams(this->dtype_, run.x.data, run.y, count)};
     if (count < 2 * kSmallest) {
       work.size = count;
       Work::task(&work, 0);
       return nullptr;
     }
     handed_over(&work);
-    OrtStatus* status = api_.KernelContext_ParallelFor(context, Work::task, size_t((count + work.size - 1) / work.size), 0, &work);
+    OrtStatus* status = this->api_.KernelContext_ParallelFor(context, Work::task, size_t((count + work.size - 1) / work.size), 0, &work);
     taken_over(&work);
     return status;
   }
 };
 
-template <class T>
-OrtStatus* make(const OrtApi& api, const OrtKernelInfo* info, Node node, Dtype dtype, std::unique_ptr<Kernel>* out) {
-  auto kernel = std::make_unique<CpuKernel<T>>(api, std::move(node), dtype);
-  if (auto error = kernel->prepare(info); !error.empty()) return status(api, error);
-  *out = std::move(kernel);
-  return nullptr;
-}
-
 }  // namespace
 
 OrtStatus* make_cpu_kernel(const OrtApi& api, const OrtKernelInfo* info, Dtype dtype, std::unique_ptr<Kernel>* out) {
-  Node node;
-  if (auto error = node.read(api, info); !error.empty()) return status(api, error);
-  return dtype == Dtype::float64 ? make<double>(api, info, std::move(node), dtype, out)
-                                 : make<float>(api, info, std::move(node), dtype, out);
+  return make_prepared<CpuKernel>(api, info, dtype, out);
 }
 
 }  // namespace opau::ort

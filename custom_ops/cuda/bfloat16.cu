@@ -1,0 +1,8 @@
+#define OPAU_TARGET cuda
+#include "cuda/launch.cuh"
+
+namespace opau {
+std::unique_ptr<const CudaActivation> cuda_bfloat16(const Plan& plan, const Coefficients<float>& c) {
+  return cuda::launcher<Dtype::bfloat16>(plan, c);
+}
+}  // namespace opau

@@ -1,0 +1,8 @@
+#define OPAU_TARGET cuda
+#include "cuda/launch.cuh"
+
+namespace opau {
+std::unique_ptr<const CudaActivation> cuda_float64(const Plan& plan, const Coefficients<double>& c) {
+  return cuda::launcher<Dtype::float64>(plan, c);
+}
+}  // namespace opau
