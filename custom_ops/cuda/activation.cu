@@ -4,7 +4,7 @@
 
 namespace opau {
 
-using Made = std::unique_ptr<const CudaActivation>;
+using Made = std::unique_ptr<CudaActivation>;
 Made cuda_float32(const Plan&, const Coefficients<float>&);
 Made cuda_float16(const Plan&, const Coefficients<float>&);
 Made cuda_bfloat16(const Plan&, const Coefficients<float>&);

@@ -2,7 +2,7 @@
 #include "cuda/launch.cuh"
 
 namespace opau {
-std::unique_ptr<const CudaActivation> cuda_bfloat16(const Plan& plan, const Coefficients<float>& c) {
+std::unique_ptr<CudaActivation> cuda_bfloat16(const Plan& plan, const Coefficients<float>& c) {
   return cuda::launcher<Dtype::bfloat16>(plan, c);
 }
 }  // namespace opau

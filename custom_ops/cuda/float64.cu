@@ -2,7 +2,7 @@
 #include "cuda/launch.cuh"
 
 namespace opau {
-std::unique_ptr<const CudaActivation> cuda_float64(const Plan& plan, const Coefficients<double>& c) {
+std::unique_ptr<CudaActivation> cuda_float64(const Plan& plan, const Coefficients<double>& c) {
   return cuda::launcher<Dtype::float64>(plan, c);
 }
 }  // namespace opau

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <tuple>
 #include <vector>
 
 #include "cuda/cuda_activation.hpp"
@@ -11,12 +12,44 @@
 
 namespace opau::OPAU_TARGET {
 
-constexpr int kThreads = 256;
-constexpr int64_t kTile = 16 * 1024, kLongRun = 1024;
-constexpr size_t kSmallParameters = 3 * 1024, kLargeParameters = 31 * 1024;  // of 4 KB, and of 32,764 bytes
+#ifndef OPAU_SHIM  // which runs kernels on the host, in tests
+// Whether the library has code for the current device; loads it.
+template <class... P>
+cudaError_t loaded(void (*kernel)(P...)) {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel);
+}
 
-// Blocks that fill the current device; asked once for each device.
-inline cudaError_t blocks(int64_t wanted, unsigned* out) {
+// kernel<<<grid, block, shared, stream>>>(arguments...), with its error as the result.
+template <class... P, class... A>
+cudaError_t enqueue(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream, const A&... arguments) {
+  std::tuple<P...> values(arguments...);
+  const auto launch = [&](auto&... value) {
+    void* pointers[] = {&value...};
+    return cudaLaunchKernel(kernel, grid, block, pointers, shared, stream);
+  };
+  return std::apply(launch, values);
+}
+#endif
+
+constexpr int64_t kLargestGrid = (int64_t(1) << 31) - 1, kLargestGridY = 65535;  // z as y
+// One row: a pack or two for each thread, so that all loads are under way at once. On an H100 a grid that only fills the device
+// and strides took 1.17 times as long at 512 MB; the stride is for tensors beyond the largest grid.
+constexpr int kThreads = 128;
+// Several rows.
+constexpr int kGroupThreads = 256;
+constexpr size_t kParameterBytes = 3 * 1024;   // rows by value, in parameters of 4 KB at most: larger ones take 10 us longer
+constexpr size_t kSharedBytes = 48 * 1024;     // of a block, on every device
+constexpr int64_t kPieceBytes = 16 * 1024;     // of a slice's run or runs, at least
+#ifdef OPAU_SHIM
+inline const int64_t& kPieceLimit = shim::piece_limit;
+#else
+constexpr int64_t kPieceLimit = int64_t(1) << 30;  // elements: positions in a piece are 32-bit
+#endif
+constexpr int64_t kStagingShare = 8;           // a block moves at least so many times the bytes of the rows that it copies
+
+// Multiprocessors of the current device; asked once for each device.
+inline cudaError_t multiprocessors(int64_t* out) {
   static std::atomic<int> known[64];
   int device = 0, count = 0;
   if (cudaError_t error = cudaGetDevice(&device)) return error;
@@ -26,7 +59,7 @@ inline cudaError_t blocks(int64_t wanted, unsigned* out) {
     if (cudaError_t error = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device)) return error;
     if (slot) slot->store(count);
   }
-  *out = unsigned(std::clamp<int64_t>(wanted, 1, int64_t(count) * 8));
+  *out = count;
   return cudaSuccess;
 }
 
@@ -44,9 +77,15 @@ class Launcher final : public CudaActivation {
   }
 
   int load() const override {
-    cudaFuncAttributes attributes;
-    if (rows_.size() == 1) return cudaFuncGetAttributes(&attributes, shared_kernel<dtype, kind, mode>);
-    return few() ? load_grouped<kFew>(&attributes) : load_grouped<kMany>(&attributes);
+    if (rows_.size() == 1) return loaded(shared_kernel<dtype, kind, mode>);
+    return few() ? loaded(few_groups_kernel<dtype, kind, mode, kFew>) : loaded(many_groups_kernel<dtype, kind, mode>);
+  }
+
+  size_t device_bytes() const override { return few() ? 0 : rows_.size() * sizeof(R); }
+
+  int upload(void* memory) override {
+    device_ = static_cast<const R*>(memory);
+    return cudaMemcpy(memory, rows_.data(), device_bytes(), cudaMemcpyHostToDevice);
   }
 
   int run(const void* x, void* y, const Extent& extent, void* stream) const override {
@@ -55,24 +94,23 @@ class Launcher final : public CudaActivation {
     auto* to = static_cast<E*>(y);
     const auto on = static_cast<cudaStream_t>(stream);
     if (rows_.size() == 1) return shared(from, to, extent.count(), on);
-    return few() ? grouped<kFew>(from, to, extent, on) : grouped<kMany>(from, to, extent, on);
+    if (length(extent) > kPieceLimit) return long_runs(from, to, extent, on);
+    return device_ ? many_groups(from, to, extent, on) : few_groups(from, to, extent, on);
   }
 
  private:
-  // Groups in one launch; a launch takes longer with more parameters.
-  static constexpr int kFew = int(kSmallParameters / sizeof(R)), kMany = int(kLargeParameters / sizeof(R));
+  static constexpr int64_t kFew = int64_t(kParameterBytes / sizeof(R));
+  static constexpr int64_t kStaged = int64_t((kSharedBytes - sizeof(T)) * B::N / (B::N * sizeof(R) + sizeof(T))) / 32 * 32;
+  static_assert(B::Shared::bytes(kStaged) <= kSharedBytes, "the rows of a slice fit");
 
   const int degree_;
   const Constants<T> constants_;
   std::vector<R> rows_;
+  const R* device_ = nullptr;
 
-  bool few() const { return rows_.size() <= size_t(kFew); }
-
-  template <int capacity>
-  static int load_grouped(cudaFuncAttributes* out) {
-    if (cudaError_t error = cudaFuncGetAttributes(out, runs_kernel<dtype, kind, mode, capacity>)) return error;
-    return cudaFuncGetAttributes(out, elements_kernel<dtype, kind, mode, capacity>);
-  }
+  int64_t all() const { return int64_t(rows_.size()); }
+  int64_t length(const Extent& extent) const { return extent.channels / all() * extent.inner; }
+  bool few() const { return all() <= kFew; }
 
   static R compact(const FullRow<T>& full) {
     R row{};
@@ -83,57 +121,106 @@ class Launcher final : public CudaActivation {
     return row;
   }
 
+  static int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
   int shared(const E* x, E* y, int64_t count, cudaStream_t stream) const {
-    unsigned grid = 0;
-    const int64_t packs = count / B::N + 1;
-    if (cudaError_t error = blocks((packs + kThreads - 1) / kThreads, &grid)) return error;
-    const Function<T, R> f{constants_, rows_[0], degree_};
-    shared_kernel<dtype, kind, mode><<<grid, kThreads, 0, stream>>>(x, y, count, f);
-    return cudaGetLastError();
+    return one_row(x, y, count, rows_[0], stream);
   }
 
-  // As many groups in one launch as its parameters hold.
-  template <int capacity>
-  int grouped(const E* x, E* y, const Extent& extent, cudaStream_t stream) const {
-    const int64_t all = int64_t(rows_.size());
-    Groups<T, R, capacity> g;
-    g.constants = constants_;
-    g.degree = degree_;
-    g.all = all;
-    g.length = extent.channels / all * extent.inner;
-    for (g.first = 0; g.first < all; g.first += capacity) {
-      g.count = int(std::min<int64_t>(capacity, all - g.first));
-      std::copy_n(rows_.begin() + g.first, g.count, g.row);
-      if (const int error = launch<capacity>(x, y, extent.outer, g, stream)) return error;
+  int one_row(const E* x, E* y, int64_t count, const R& row, cudaStream_t stream) const {
+    const unsigned grid = unsigned(std::min(ceiling(count / B::N + 1, 2 * kThreads), kLargestGrid));
+    const Function<T, R> f{constants_, row, degree_};
+    return enqueue(shared_kernel<dtype, kind, mode>, grid, kThreads, 0, stream, x, y, count, f);
+  }
+
+  static Divisor divisor(int64_t value) {
+    return {uint32_t(value), value == 1 ? ~uint32_t(0) : uint32_t((uint64_t(1) << 32) / uint64_t(value))};
+  }
+
+  int long_runs(const E* x, E* y, const Extent& extent, cudaStream_t stream) const {
+    const int64_t run = length(extent);
+    for (int64_t i = 0; i < extent.outer * all(); ++i) {
+      if (const int error = one_row(x + i * run, y + i * run, run, rows_[i % all()], stream)) return error;
     }
     return cudaSuccess;
   }
 
-  template <int capacity>
-  int launch(const E* x, E* y, int64_t outer, const Groups<T, R, capacity>& g, cudaStream_t stream) const {
-    unsigned grid = 0;
-    const int64_t runs = outer * g.count;
-    if (g.length >= kLongRun) {
-      const int64_t tiles = (g.length + kTile - 1) / kTile;
-      if (cudaError_t error = blocks(runs * tiles, &grid)) return error;
-      runs_kernel<dtype, kind, mode, capacity><<<grid, kThreads, 0, stream>>>(x, y, runs, kTile, g);
-    } else {
-      if (cudaError_t error = blocks((runs * g.length + kThreads - 1) / kThreads, &grid)) return error;
-      elements_kernel<dtype, kind, mode, capacity><<<grid, kThreads, 0, stream>>>(x, y, outer, g);
+  // `groups` of the tensor's groups, in slices of `each`.
+  Layout<T> layout(const Extent& extent, int64_t groups, int64_t each) const {
+    const int64_t run = length(extent), period = each * run;
+    Layout<T> l{constants_, degree_, int(groups), int(each), divisor(run), divisor(period), extent.outer, period, all() * run, period};
+    if (each == all()) {  // one slice has all groups, so pieces touch: as many periods in each as fit
+      const int64_t periods = std::clamp<int64_t>(kPieceLimit / period, 1, extent.outer);
+      l.pieces = ceiling(extent.outer, periods);
+      l.span = l.stride = periods * period;
+      l.last = extent.count() - (l.pieces - 1) * l.span;
     }
-    return cudaGetLastError();
+    return l;
+  }
+
+  // Rows by value, as many in a launch as its parameters hold: for few groups one launch.
+  int few_groups(const E* x, E* y, const Extent& extent, cudaStream_t stream) const {
+    const int64_t run = length(extent);
+    int64_t processors = 0;
+    if (cudaError_t error = multiprocessors(&processors)) return error;
+    Rows<R, kFew> rows;
+    for (int64_t first = 0; first < all(); first += kFew) {
+      const int64_t count = std::min<int64_t>(kFew, all() - first);
+      const Layout<T> l = layout(extent, count, std::min(count, kPieceLimit / run));
+      std::copy_n(rows_.begin() + first, count, rows.row);
+      dim3 grid, block;
+      shape(l, processors, &grid, &block);
+      const E* from = x + first * run;
+      if (cudaError_t error = enqueue(few_groups_kernel<dtype, kind, mode, kFew>, grid, block, 0, stream, from, y + first * run, l, rows)) {
+        return error;
+      }
+    }
+    return cudaSuccess;
+  }
+
+  // Rows from device memory. Slices of short runs have more groups, since pieces should not be small; in a small tensor fewer, since
+  // blocks would wait for their rows longer than they compute.
+  int many_groups(const E* x, E* y, const Extent& extent, cudaStream_t stream) const {
+    int64_t processors = 0;
+    if (cudaError_t error = multiprocessors(&processors)) return error;
+    const int64_t run = length(extent), busy = extent.count() / B::N / kGroupThreads;
+    int64_t each = std::min({ceiling(kPieceBytes / int64_t(sizeof(E)), run), kStaged, all()});
+    each = std::min(each, std::max<int64_t>(32, ceiling(all() * busy, processors)));
+    if (each > 32) each = std::min(ceiling(ceiling(all(), ceiling(all(), each)), 32) * 32, all());  // even, and their borders aligned
+    each = std::max(each, ceiling(all(), kLargestGridY));
+    const Layout<T> l = layout(extent, all(), each);
+    dim3 grid, block;
+    shape(l, processors, &grid, &block);
+    return enqueue(many_groups_kernel<dtype, kind, mode>, grid, block, B::Shared::bytes(int(each)), stream, x, y, l, device_);
+  }
+
+  // A block has as many packs to do as make up for copying its rows, unless the device would not be filled then.
+  static void shape(const Layout<T>& l, int64_t processors, dim3* grid, dim3* block) {
+    const int64_t packs = l.span / B::N + 1, slices = ceiling(l.groups, l.each);
+    int64_t along = 32;  // threads along a piece; the others take the next pieces
+    while (along < kGroupThreads && along < packs) along *= 2;
+    const int64_t across = kGroupThreads / along;
+    int64_t each = std::max<int64_t>(4, kStagingShare * l.each * int64_t(sizeof(R)) / (2 * 16 * kGroupThreads));  // packs per thread
+    int64_t x = 1, y = 1;
+    for (;; each /= 2) {
+      x = ceiling(packs, along * each);
+      y = ceiling(l.pieces, across * std::max<int64_t>(1, each / ceiling(packs, along * x)));
+      if (each == 1 || x * y * slices >= 8 * processors) break;
+    }
+    *grid = dim3(unsigned(std::min(x, kLargestGrid)), unsigned(std::min(y, kLargestGridY)), unsigned(slices));
+    *block = dim3(unsigned(along), unsigned(across));
   }
 };
 
 template <Dtype dtype, Kind kind, class T>
-std::unique_ptr<const CudaActivation> with_mode(const Plan& plan, const Coefficients<T>& c) {
+std::unique_ptr<CudaActivation> with_mode(const Plan& plan, const Coefficients<T>& c) {
   if (plan.mode == Mode::terms) return std::make_unique<Launcher<dtype, kind, Mode::terms>>(plan, c);
   if (plan.mode == Mode::sum) return std::make_unique<Launcher<dtype, kind, Mode::sum>>(plan, c);
   return std::make_unique<Launcher<dtype, kind, Mode::none>>(plan, c);
 }
 
 template <Dtype dtype, class T>
-std::unique_ptr<const CudaActivation> launcher(const Plan& plan, const Coefficients<T>& c) {
+std::unique_ptr<CudaActivation> launcher(const Plan& plan, const Coefficients<T>& c) {
   if (plan.kind == Kind::power) return with_mode<dtype, Kind::power>(plan, c);
   if (plan.kind == Kind::hermite) return with_mode<dtype, Kind::hermite>(plan, c);
   if (plan.kind == Kind::symmetric) return with_mode<dtype, Kind::symmetric>(plan, c);

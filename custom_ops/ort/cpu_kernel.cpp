@@ -49,9 +49,9 @@ struct Work {
 };
 
 template <class T>
-class CpuKernel final : public PreparedKernel<T, Activation> {
+class CpuKernel final : public PreparedKernel<T, const Activation> {
  public:
-  using PreparedKernel<T, Activation>::PreparedKernel;
+  using PreparedKernel<T, const Activation>::PreparedKernel;
 
  private:
   OrtStatus* compute(OrtKernelContext* context, const Activation& activation, const Run& run, const Extent& extent) const override {

@@ -6,20 +6,49 @@
 namespace opau::ort {
 namespace {
 
+// Memory of onnxruntime's own allocator for the kernel's device.
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(const OrtApi& api) : api_(api) {}
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+  ~DeviceMemory() {
+    if (data_) take(api_, api_.AllocatorFree(allocator_, data_));
+    if (allocator_) api_.ReleaseAllocator(allocator_);
+  }
+
+  Error allocate(const OrtKernelInfo* info, size_t bytes) {
+    if (auto error = take(api_, api_.KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator_)); !error.empty()) return error;
+    return take(api_, api_.AllocatorAlloc(allocator_, bytes, &data_));
+  }
+  void* data() const { return data_; }
+
+ private:
+  const OrtApi& api_;
+  OrtAllocator* allocator_ = nullptr;
+  void* data_ = nullptr;
+};
+
 template <class T>
 class CudaKernel final : public PreparedKernel<T, CudaActivation> {
  public:
   using Base = PreparedKernel<T, CudaActivation>;
-  using Base::Base;
+  CudaKernel(const OrtApi& api, Node node, Dtype dtype) : Base(api, std::move(node), dtype), memory_(api) {}
 
-  // Also loads the code for this device, so that a device without any is told of when the session is made, and so that nothing is
-  // loaded while a CUDA graph is captured.
+  // Whatever would allocate, copy or load code is done here for constant coefficients, so that runs can be captured in CUDA graphs;
+  // and a device that the library has no code for is told of when the session is made.
   Error prepare(const OrtKernelInfo* info) {
     if (auto error = Base::prepare(info); !error.empty() || !this->prepared_) return error;
-    return failed("no CUDA kernel can be loaded", this->prepared_->load());
+    if (auto error = failed("no CUDA kernel can be loaded", this->prepared_->load()); !error.empty()) return error;
+    const size_t bytes = this->prepared_->device_bytes();
+    if (bytes == 0) return "";
+    if (auto error = memory_.allocate(info, bytes); !error.empty()) return this->node_.wrong(error);
+    return failed("the coefficients could not be copied to the device", this->prepared_->upload(memory_.data()));
   }
 
  private:
+  DeviceMemory memory_;
+
   Error failed(const char* what, int error) const {
     return error ? this->node_.wrong(std::string(what) + ": " + cuda_error_text(error)) : "";
   }

@@ -1,5 +1,5 @@
-// What kernels of all providers share: the coefficients become an A (Activation, CudaActivation) once, when the kernel is made and
-// they are constant, else in each run.
+// What kernels of all providers share: the coefficients become an A (const Activation, CudaActivation) once, when the kernel is made
+// and they are constant, else in each run.
 #pragma once
 #include "ort/kernel.hpp"
 
@@ -22,7 +22,7 @@ class PreparedKernel : public Kernel {
     Extent extent;
     if (auto error = run.read(api_, context); !error.empty()) return status(api_, node_.wrong(error), ORT_FAIL);
     if (auto error = node_.extent(run.x.shape, &extent); !error.empty()) return status(api_, error);
-    std::unique_ptr<const A> made;
+    std::unique_ptr<A> made;
     if (!prepared_) {
       if (auto error = make(run.numerator, run.denominator, &made); !error.empty()) return status(api_, error);
     }
@@ -33,12 +33,12 @@ class PreparedKernel : public Kernel {
   const OrtApi& api_;
   const Node node_;
   const Dtype dtype_;
-  std::unique_ptr<const A> prepared_;
+  std::unique_ptr<A> prepared_;
 
   virtual OrtStatus* compute(OrtKernelContext*, const A&, const Run&, const Extent&) const = 0;
 
  private:
-  Error make(const Tensor& numerator, const Tensor& denominator, std::unique_ptr<const A>* out) const {
+  Error make(const Tensor& numerator, const Tensor& denominator, std::unique_ptr<A>* out) const {
     Coefficients<T> c;
     Error error = node_.coefficients(numerator, denominator, &c);
     if (!error.empty()) return error;

@@ -62,6 +62,14 @@ def instruction_sets(library: ctypes.CDLL | None = None, *, available: bool = Tr
     ]
 
 
+def extent(config: Config, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(outer, channels, inner) of a tensor of this shape."""
+    if config.groups == 1:
+        return 1, 1, int(np.prod(shape))
+    axis = config.check_input(shape)
+    return int(np.prod(shape[:axis])), shape[axis], int(np.prod(shape[axis + 1 :]))
+
+
 class Activation:
     """One activation in the library.
 
@@ -107,15 +115,8 @@ class Activation:
         """y of the shape and dtype of x; 16-bit types as uint16 or as numpy's and ml_dtypes' own."""
         x = np.ascontiguousarray(x)
         y = np.empty_like(x)
-        self.run(x.ctypes.data, y.ctypes.data, self.extent(x.shape), (0, x.size), stream=stream)
+        self.run(x.ctypes.data, y.ctypes.data, extent(self.config, x.shape), (0, x.size), stream=stream)
         return y
-
-    def extent(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """(outer, channels, inner) of a tensor of this shape."""
-        if self.config.groups == 1:
-            return 1, 1, int(np.prod(shape))
-        axis = self.config.check_input(shape)
-        return int(np.prod(shape[:axis])), shape[axis], int(np.prod(shape[axis + 1 :]))
 
     def run(
         self, x: int, y: int, extent: tuple[int, int, int], span: tuple[int, int], *, stream: bool = False

@@ -181,7 +181,7 @@ def test_any_span_of_a_grouped_tensor(library: Any, c: Case) -> None:
     for cut in (0, 1, 7, 8, 100, x.size):
         y = np.zeros_like(x)
         for span in ((0, cut), (cut, x.size)):
-            activation.run(x.ctypes.data, y.ctypes.data, activation.extent(x.shape), span)
+            activation.run(x.ctypes.data, y.ctypes.data, native.extent(activation.config, x.shape), span)
         assert np.array_equal(y, expected)
 
 
