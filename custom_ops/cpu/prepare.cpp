@@ -101,16 +101,18 @@ FullRow<T> make_row(const Plan& plan, const Coefficients<T>& from, int64_t group
   const T* c = from.numerator + (from.numerator_rows > 1 ? group * c_size : 0);
   const T* d = from.denominator + (from.denominator_rows > 1 ? group * d_size : 0);
   FullRow<T> row{};
+  int top = 0;
   for (int i = 0; i < c_size; ++i) {
     row.c[i] = T(double(c[i]) * basis.leading[i]);
-    if (c[i] != 0) row.top = std::max(row.top, i);
+    if (c[i] != 0) top = std::max(top, i);
   }
   for (int j = 0; j < d_size; ++j) {
     const int n = j + form.first;
     const double value = double(d[j]) * basis.leading[n];
     row.d[n] = T(plan.mode == Mode::terms ? std::fabs(value) : value);
-    if (d[j] != 0) row.top = std::max(row.top, n);
+    if (d[j] != 0) top = std::max(top, n);
   }
+  row.top = T(top);
   for (int n = 0; n <= kUnrolledK && plan.config.k <= kUnrolledK; ++n) {
     double total = 0;
     for (int i = n; i < c_size; ++i) total += double(c[i]) * basis.monomials[i][n];

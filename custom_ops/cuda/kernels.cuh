@@ -167,6 +167,7 @@ struct Body {
   template <class P>
   static OPAU_INLINE V mixed(const Constants<T>& k, P place, int degree, const V& x) {
     V y;
+#pragma unroll
     for (int i = 0; i < N; ++i, place.next()) y.lane[i] = ordinary<O, kind, mode>(k, place.row(), degree, x.lane[i]);
     return y;
   }
@@ -233,7 +234,7 @@ __device__ __forceinline__ void stage(T* to, const R* from, int count) {
   const int all = count * each, step = int(blockDim.x * blockDim.y);
 #pragma unroll 4
   for (int i = int(threadIdx.y * blockDim.x + threadIdx.x); i < all; i += step) {
-    memcpy(to + B::Shared::at(i / each) + i % each, values + i, sizeof(T));  // not by =: a row's last value is an int
+    to[B::Shared::at(i / each) + i % each] = values[i];
   }
   __syncthreads();
 }

@@ -122,7 +122,7 @@ OPAU_INLINE V<O> scaled(const Constants<typename O::T>& k, const R& row, V<O> x)
   const V<O> square = O::mul(r, r);
   V<O> top = O::fma(u, zero, O::set(row.c[0]));  // NaN stays NaN also where no other coefficient is in use
   V<O> sum = O::set(row.d[0]), weight = one, before = zero, now = one;
-  for (int n = 1; n <= row.top; ++n) {
+  for (int n = 1, last = int(row.top); n <= last; ++n) {
     const V<O> slope = O::fma(O::set(k.shift[n - 1]), r, u);
     const V<O> next = O::fma(slope, now, O::mul(O::mul(O::set(k.minus_gamma[n - 1]), square), before));
     before = now;

@@ -45,12 +45,13 @@ struct Constants {
 };
 
 // One group's coefficients of the monic rows: c_i leading_i and d_j leading_j (abs of it in Mode::terms), zero-padded.
+// Nothing but values of type T, so that a row can be copied one by one.
 template <class T, int C, int D>
 struct Row {
   T c[C];
   T d[D];
   T p[kUnrolledK + 1];  // the numerator in monomials, where k <= kUnrolledK
-  int top;              // M: the largest degree whose coefficient is not zero
+  T top;                // M: the largest degree whose coefficient is not zero
 };
 
 template <class T>
