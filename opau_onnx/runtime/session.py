@@ -157,8 +157,8 @@ def _check_device(session: Any, device: Device) -> None:
     if device == "cuda" and CUDA not in session.get_providers():
         raise DeviceError(
             f"device='cuda' was asked for, but onnxruntime could not load {CUDA} and fell back to "
-            f"{', '.join(session.get_providers())}; it logs the reason: CUDA and cuDNN must be those it was built for. Where pip "
-            "installed them, onnxruntime finds them after onnxruntime.preload_dlls()"
+            f"{', '.join(session.get_providers())}; it logs the reason: CUDA and cuDNN must be those it was built for. "
+            "Where pip installed them, onnxruntime finds them after onnxruntime.preload_dlls()"
         )
 
 
