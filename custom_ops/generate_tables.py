@@ -1,24 +1,21 @@
-"""Write ``opau/tables.hpp``: the tables of ``opau_onnx/spec.py`` for C++, and what follows exactly from them.
+"""Write ``opau/tables.hpp``: the tables of ``opau_onnx/spec.py`` and ``opau_onnx/polynomials.py`` for C++.
 
-Run by the build: ``python generate_tables.py OUTPUT``. Needs nothing but the standard library. Exact fractions become the
-nearest double. Derived here, for each basis, from its recurrence f_{n+1} = (a x + b) f_n - c f_{n-1}:
-
-* monic rows g_n = f_n / leading_n with g_{n+1} = (x + shift_n) g_n - gamma_n g_{n-1};
-* the coefficients of the monomials in f_n;
-* for the symmetric bases (no shift) the rows g_2 .. g_4 in closed form: x**2 - centre_2, x (x**2 - centre_3) and
-  (x**2 - centre_4)**2 - rest.
+Run by the build: ``python generate_tables.py OUTPUT``. Needs nothing but the standard library: these two modules import no
+more. Exact fractions become the nearest double.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # what is being built is not installed yet
+
+from opau_onnx import spec
+from opau_onnx.polynomials import polynomials
+
 TOP = """// Generated from opau_onnx/spec.py by generate_tables.py at build time. Do not edit.
 #pragma once
 #include <cstdint>
@@ -51,58 +48,21 @@ struct Form {
 """
 
 
-def _load_spec() -> ModuleType:
-    """The definition, without importing the package (whose dependencies a build need not have)."""
-    sys.path.insert(0, str(ROOT))
-    spec = importlib.util.find_spec("opau_onnx.spec")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def _row(values: Sequence[Fraction]) -> str:
     return "{" + ", ".join(repr(float(v)) for v in values) + "}"
 
 
-def _monic(steps: Sequence[tuple[Fraction, Fraction, Fraction]]) -> tuple[list[Fraction], list[Fraction], list[Fraction]]:
-    leading, shift, gamma = [Fraction(1)], [], []
-    for n, (a, b, c) in enumerate(steps):
-        leading.append(leading[-1] * a)
-        shift.append(b / a)
-        gamma.append(c / (a * steps[n - 1][0]) if n else Fraction(0))
-    return leading, shift, gamma
-
-
-def _closed(gamma: Sequence[Fraction]) -> tuple[list[Fraction], Fraction]:
-    """(centres, rest): g_4 = x**4 - (gamma_1 + gamma_2 + gamma_3) x**2 + gamma_1 gamma_3, its square completed."""
-    half = (gamma[1] + gamma[2] + gamma[3]) / 2
-    return [Fraction(0), Fraction(0), gamma[1], gamma[1] + gamma[2], half], half**2 - gamma[1] * gamma[3]
-
-
-def _monomials(steps: Sequence[tuple[Fraction, Fraction, Fraction]]) -> list[list[Fraction]]:
-    width = len(steps) + 1
-    rows = [[Fraction(0)] * width, [Fraction(1)] + [Fraction(0)] * (width - 1)]  # f_{-1}, f_0
-    for a, b, c in steps:
-        times_x = [Fraction(0), *rows[-1][:-1]]
-        rows.append([a * u + b * v - c * w for u, v, w in zip(times_x, rows[-1], rows[-2], strict=True)])
-    return rows[1:]
-
-
-def _basis(name: str, steps: Sequence[tuple[Fraction, Fraction, Fraction]]) -> str:
-    leading, shift, gamma = _monic(steps)
-    centre, rest = _closed(gamma)
-    symmetric = not any(shift)
-    flags = f'"{name}", {str(symmetric).lower()}, {str(symmetric and not any(gamma)).lower()}'
+def _basis(name: str) -> str:
+    p = polynomials(name)
+    flags = f'"{name}", {str(p.symmetric).lower()}, {str(p.symmetric and not any(p.gamma)).lower()}'
+    steps = [spec.BASES[name](n) for n in range(spec.MAX_DEGREE)]
     columns = [_row(column) for column in zip(*steps, strict=True)]
-    monomials = "{" + ",\n      ".join(map(_row, _monomials(steps))) + "}"
-    parts = [*columns, *map(_row, (leading, shift, gamma, centre)), repr(float(rest)), monomials]
+    monomials = "{" + ",\n      ".join(map(_row, p.monomials)) + "}"
+    parts = [*columns, *map(_row, (p.leading, p.shift, p.gamma, p.centre)), repr(float(p.rest)), monomials]
     return f"    {{{flags},\n     " + ",\n     ".join(parts) + "},"
 
 
-def render(spec: ModuleType) -> str:
+def render() -> str:
     """The header's text."""
     top = spec.MAX_DEGREE
     lines = [TOP]
@@ -115,8 +75,7 @@ def render(spec: ModuleType) -> str:
     lines.append(f"inline constexpr double kOrdinaryLimit[kMaxDegree + 1] = {limits};")
     lines.append(STRUCTS)
     lines.append("inline constexpr Basis kBases[] = {")
-    for name, step in spec.BASES.items():
-        lines.append(_basis(name, [step(n) for n in range(top)]))
+    lines += map(_basis, spec.BASES)
     lines.append("};\n\ninline constexpr Form kForms[] = {")
     for form in spec.FORMS.values():
         bounded = form.minimum is not None
@@ -127,4 +86,4 @@ def render(spec: ModuleType) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(render(_load_spec()))
+    Path(sys.argv[1]).write_text(render())

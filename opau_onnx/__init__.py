@@ -11,32 +11,39 @@ from opau_onnx._version import __version__
 
 if TYPE_CHECKING:
     from opau_onnx.checkpoint import save_checkpoint
+    from opau_onnx.collapse.api import CollapseResult, Comparing, collapse_model
     from opau_onnx.export.api import ExportResult, Settings, export_model, validate_model
-    from opau_onnx.load import load
     from opau_onnx.parity.validate import Options
+    from opau_onnx.reading import load
     from opau_onnx.runtime.library import get_library_path
     from opau_onnx.runtime.session import create_session
     from opau_onnx.spec import Config
 
 _WHERE = {
+    "CollapseResult": "opau_onnx.collapse.api",
+    "Comparing": "opau_onnx.collapse.api",
     "Config": "opau_onnx.spec",
     "ExportResult": "opau_onnx.export.api",
     "Options": "opau_onnx.parity.validate",
     "Settings": "opau_onnx.export.api",
+    "collapse_model": "opau_onnx.collapse.api",
     "export_model": "opau_onnx.export.api",
     "create_session": "opau_onnx.runtime.session",
     "get_library_path": "opau_onnx.runtime.library",
-    "load": "opau_onnx.load",
+    "load": "opau_onnx.reading",
     "save_checkpoint": "opau_onnx.checkpoint",
     "validate_model": "opau_onnx.export.api",
 }
 
 __all__ = [
+    "CollapseResult",
+    "Comparing",
     "Config",
     "ExportResult",
     "Options",
     "Settings",
     "__version__",
+    "collapse_model",
     "create_session",
     "export_model",
     "get_library_path",

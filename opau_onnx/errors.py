@@ -19,6 +19,10 @@ class ExportError(OpauError):
     """A model that cannot be turned into an ONNX file as asked."""
 
 
+class CollapseError(OpauError):
+    """A model whose activations cannot be collapsed as asked."""
+
+
 class ValidationError(OpauError):
     """A comparison that cannot be carried out (not: a comparison that found a difference)."""
 

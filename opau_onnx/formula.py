@@ -42,8 +42,8 @@ class Coefficients:
     Attributes:
         numerator: c_0 .. c_k.
         denominator: d_first .. d_l; their absolute values in the form whose terms are absolute.
-        beyond: for i = 1 .. m, 1 where every coefficient of degree i and above is zero, else 0; empty where only the
-            ordinary basis is used.
+        beyond: for i = 1 .. m, 1 where every coefficient of degree i and above is zero, else 0; None where it is known that
+            one is not; empty where only the ordinary basis is used.
     """
 
     numerator: Sequence[Any]
@@ -157,7 +157,7 @@ def _weights(ops: Ops, r: Any, beyond: Sequence[Any]) -> list[Any]:
     """r**(M - i) for i = 0 .. m - 1."""
     out: list[Any] = []
     for unused in reversed(beyond):
-        factor = ops.maximum(r, unused)
+        factor = r if unused is None else ops.maximum(r, unused)
         out.append(out[-1] * factor if out else factor)
     return out[::-1]
 

@@ -15,7 +15,7 @@ import torch
 
 from opau_onnx import data
 from opau_onnx.cli.common import console, table
-from opau_onnx.load import load
+from opau_onnx.reading import load
 
 OUT = Path("out")
 CHECKPOINT = Path("models/lenet_hp1_fashion_mnist.pt")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from opau_onnx.load import load
 from opau_onnx.nn import OrthogonalPade
+from opau_onnx.reading import load
 
 REACH = 6.0
 

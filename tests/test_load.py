@@ -14,8 +14,8 @@ from opau_onnx import models
 from opau_onnx.checkpoint import save_checkpoint
 from opau_onnx.errors import LoadError
 from opau_onnx.files import replacing
-from opau_onnx.load import load, sha256
 from opau_onnx.nn import HP1
+from opau_onnx.reading import load, sha256
 
 
 def build() -> nn.Module:

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from opau_onnx import pickles, programs
 from opau_onnx.cli.export import app
 from opau_onnx.errors import LoadError
-from opau_onnx.load import load
 from opau_onnx.nn import HP1
+from opau_onnx.reading import load
 
 
 class Payload:

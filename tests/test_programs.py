@@ -18,8 +18,8 @@ from opau_onnx import export_model, programs
 from opau_onnx.cli.export import app
 from opau_onnx.errors import LoadError
 from opau_onnx.export.graph import quiet
-from opau_onnx.load import load
 from opau_onnx.nn import HP2
+from opau_onnx.reading import load
 from tests import attacks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's own, while it reads a program

@@ -12,8 +12,8 @@ import opau_onnx.nn
 
 NAMES = {
     "opau_onnx": {
-        "Config", "ExportResult", "Options", "Settings", "__version__", "create_session", "export_model", "get_library_path",
-        "load", "save_checkpoint", "validate_model",
+        "CollapseResult", "Comparing", "Config", "ExportResult", "Options", "Settings", "__version__", "collapse_model",
+        "create_session", "export_model", "get_library_path", "load", "save_checkpoint", "validate_model",
     },
     "opau_onnx.nn": {"HP1", "HP2", "PAU", "Fit", "OrthogonalPade", "fit", "orthogonal_pade", "replace_activations"},
 }  # fmt: skip
@@ -25,6 +25,17 @@ def test_public_names(module: object) -> None:
     assert set(module.__all__) == NAMES[module.__name__]
     for name in module.__all__:
         assert getattr(module, name) is not None
+
+
+def test_no_module_hides_a_public_name() -> None:
+    """A submodule, once imported, is an attribute of its package."""
+    import importlib
+    import pkgutil
+
+    for module in pkgutil.iter_modules(opau_onnx.__path__):
+        if module.name not in ("models",):
+            importlib.import_module(f"opau_onnx.{module.name}")
+    assert all(callable(getattr(opau_onnx, name)) for name in opau_onnx.__all__ if name != "__version__")
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

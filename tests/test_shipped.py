@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from opau_onnx import data
 from opau_onnx.cli.export import app
-from opau_onnx.load import load
+from opau_onnx.reading import load
 from opau_onnx.spec import DOMAIN, OP_TYPE
 
 MODELS = Path(__file__).resolve().parent.parent / "models"

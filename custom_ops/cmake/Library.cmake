@@ -47,6 +47,7 @@ add_custom_command(
   OUTPUT "${OPAU_TABLES}"
   COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/generate_tables.py" "${OPAU_TABLES}"
   DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/generate_tables.py" "${CMAKE_CURRENT_SOURCE_DIR}/../opau_onnx/spec.py"
+          "${CMAKE_CURRENT_SOURCE_DIR}/../opau_onnx/polynomials.py"
   VERBATIM)
 
 find_package(Threads REQUIRED)

@@ -123,8 +123,8 @@ def _run(
         from opau_onnx.errors import OpauError
         from opau_onnx.export.api import Settings, export_model, validate_model, write_report
         from opau_onnx.export.graph import quiet
-        from opau_onnx.load import load
         from opau_onnx.parity.validate import Options
+        from opau_onnx.reading import load
 
         try:
             step(f"reading {model}")

@@ -28,7 +28,7 @@ def show(result: ExportResult, *, verbose: bool, validate_only: bool) -> None:
             out.print(f"  {escape(record['node'])}: {_config(record)}", highlight=False)
         out.print(f"{escape(str(result.path))} written, [bold yellow]not compared[/] with PyTorch (--no-validate)")
         return
-    _validation(out, result.validation, verbose=verbose)
+    validation(out, result.validation, verbose=verbose)
     _verdict(out, result, validate_only=validate_only)
 
 
@@ -37,7 +37,8 @@ def _config(record: dict[str, Any]) -> str:
     return f"{record['basis']}, {record['form']}, degrees {tuple(record['degrees'])}{groups}"
 
 
-def _validation(out: Console, found: Validation, *, verbose: bool) -> None:
+def validation(out: Console, found: Validation, *, verbose: bool) -> None:
+    """The activations and the outputs that were compared."""
     if found.activations:
         rows = table(out, "activation", "function", "coefficients", "max error", "ULP", "needs", "")
         for check in found.activations:

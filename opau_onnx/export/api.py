@@ -16,8 +16,8 @@ from opau_onnx.errors import ExportError
 from opau_onnx.export import graph, opsets, program, write
 from opau_onnx.export.program import DTYPES, Axes
 from opau_onnx.files import replacing
-from opau_onnx.load import Source, load
 from opau_onnx.parity.validate import Options, Validation, validate
+from opau_onnx.reading import Source, load
 
 REPORT_SCHEMA = "opau_onnx.export_report/1"
 
@@ -100,7 +100,7 @@ def export_model(
     """Export a model with learned activations to one ONNX file, and compare the file with the model.
 
     Args:
-        model: a module, a file that :func:`opau_onnx.load.load` reads without further arguments, or its result.
+        model: a module, a file that :func:`opau_onnx.load` reads without further arguments, or its result.
         output: the .onnx file to write.
         inputs: example inputs for a module; files bring their own.
         settings: how to export; or give its fields as keyword arguments (``opset=20, dtype="float16"``).

@@ -29,7 +29,7 @@ DENSE = 12.0
 WELL_CONDITIONED = 10.0
 """The largest error in ULP is that of the inputs whose condition number is below this: elsewhere P or Q cancels."""
 
-_TORCH = {
+TORCH = {
     ir.DataType.FLOAT: torch.float32,
     ir.DataType.DOUBLE: torch.float64,
     ir.DataType.FLOAT16: torch.float16,
@@ -115,7 +115,7 @@ def _same(tensor: torch.Tensor, stored: Any) -> bool:
 
 
 def _compare(model: ir.Model, node: ir.Node, module: OrthogonalPade, known: tuple[Config, Any, Any]) -> Comparison:
-    dtype = _TORCH.get(node.inputs[0].dtype, torch.float32)
+    dtype = TORCH.get(node.inputs[0].dtype, torch.float32)
     config, c, d = known
     x = _shaped(config, grid(dtype))
     with torch.no_grad():
@@ -125,12 +125,12 @@ def _compare(model: ir.Model, node: ir.Node, module: OrthogonalPade, known: tupl
     wide = x.double().numpy()
     exact = oracle.evaluate(config, wide, c, d)
     return compare(
-        f"{node.name} on {x.numel():,} inputs", expected.double().numpy(), actual, kind, atol=_tolerance(exact, kind),
+        f"{node.name} on {x.numel():,} inputs", expected.double().numpy(), actual, kind, atol=tolerance(exact, kind),
         usual=np.abs(wide) <= DENSE, well_conditioned=exact.condition < WELL_CONDITIONED,
     )  # fmt: skip
 
 
-def _tolerance(known: oracle.Evaluation, dtype: str) -> Any:
+def tolerance(known: oracle.Evaluation, dtype: str) -> Any:
     """Twice the bound of one evaluation, and a rounding each to the output's dtype (and its smallest step)."""
     compute = "float64" if dtype == "float64" else "float32"
     info = torch.finfo(getattr(torch, dtype))

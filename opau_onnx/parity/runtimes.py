@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx_ir as ir
 import onnxruntime
 import torch
 
 from opau_onnx.errors import ValidationError
+from opau_onnx.runtime.model import read
 
 
 class Runtime:
@@ -49,11 +52,12 @@ class OnnxRuntime(Runtime):
             raise ValidationError(f"onnxruntime cannot load the model: {error}") from None
         self.names = [v.name for v in self.session.get_inputs()]
         providers = ", ".join(self.session.get_providers())
-        self.description = f"onnxruntime {onnxruntime.__version__}, {providers}, function bodies (no library registered)"
+        bodies = "function bodies (no library registered)" if read(model).nodes else "no op of ours"
+        self.description = f"onnxruntime {onnxruntime.__version__}, {providers}, {bodies}"
 
     def run(self, inputs: Sequence[torch.Tensor]) -> list[Any]:
         """See :meth:`Runtime.run`."""
-        feed = {name: _ort_value(x) for name, x in zip(self.names, inputs, strict=True)}
+        feed = {name: ort_value(x) for name, x in zip(self.names, inputs, strict=True)}
         try:
             return [_array(v) for v in self.session.run_with_ort_values(None, feed)]
         except Exception as error:
@@ -101,6 +105,14 @@ def open_runtime(path: Path, inputs: Sequence[torch.Tensor]) -> Runtime:
     return runtime
 
 
+def open_model(model: ir.Model, inputs: Sequence[torch.Tensor]) -> Runtime:
+    """:func:`open_runtime` of a model in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(ir.to_proto(model).SerializeToString())
+        return open_runtime(path, inputs)
+
+
 def to_numpy(x: torch.Tensor) -> Any:
     """A numpy array of the same values; bfloat16 through ml_dtypes."""
     if x.dtype == torch.bfloat16:
@@ -110,7 +122,8 @@ def to_numpy(x: torch.Tensor) -> Any:
     return x.numpy(force=True)
 
 
-def _ort_value(x: torch.Tensor) -> Any:
+def ort_value(x: torch.Tensor) -> Any:
+    """onnxruntime's own tensor of the same values, bfloat16 too."""
     array = np.ascontiguousarray(to_numpy(x)).reshape(tuple(x.shape))
     if x.dtype == torch.bfloat16:
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, onnx.TensorProto.BFLOAT16)

@@ -202,8 +202,8 @@ def test_conversions_round_to_nearest_even(library: Any, dtype: str) -> None:
 
 def test_accuracy_of_the_shipped_activations(library: Any, record_property: Any) -> None:
     """In units of the last place of the float32 result, where the condition number is below 10."""
-    from opau_onnx.load import load
     from opau_onnx.nn import OrthogonalPade
+    from opau_onnx.reading import load
     from tests.test_shipped import MODELS
 
     x = np.concatenate([np.linspace(-12, 12, 200_001), np.geomspace(1e-30, 1e35, 100_001), -np.geomspace(1e-30, 1e35, 100_001)])

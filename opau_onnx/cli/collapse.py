@@ -1,0 +1,97 @@
+"""``opau-collapse``: learned activations become fixed functions of standard operators."""
+
+# No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, steps
+
+_STYLE: Any = "rich" if sys.stdout.isatty() else None
+app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
+_CHECK = "Validation"
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def collapse(
+    model: Annotated[Path, typer.Argument(metavar="INPUT", help="The .onnx file; it is not touched.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="The .onnx file to write.", show_default=False)],
+    form: Annotated[str, typer.Option(help="standard: operators of ONNX's default domain only.")] = "standard",
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Compare with this PyTorch model (.pt, .pt2); default: with INPUT.", rich_help_panel=_CHECK),
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME:1,3,224,224 for an input whose axes other than the first are open.", rich_help_panel=_CHECK
+        ),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write what was found as JSON.", rich_help_panel=_CHECK)] = None,
+    no_validate: Annotated[bool, typer.Option("--no-validate", help="Compare nothing.", rich_help_panel=_CHECK)] = False,
+    atol: Annotated[
+        float | None,
+        typer.Option(help="Absolute tolerance instead of the measured one.", min=0.0, rich_help_panel=_CHECK),
+    ] = None,
+    rtol: Annotated[
+        float | None,
+        typer.Option(help="Relative tolerance instead of the measured one.", min=0.0, rich_help_panel=_CHECK),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Rows of the largest random batch.", min=1, rich_help_panel=_CHECK)] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of the random inputs.", rich_help_panel=_CHECK)] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps and every comparison.")] = False,
+) -> None:
+    """Turn the learned activations of an ONNX file into fixed functions, and prove that nothing was lost.
+
+    Exit codes: 0 collapsed and equal; 1 not equal (the file is kept as NAME.rejected.onnx); 2 usage error or nothing to do.
+    """
+    shapes = dict(_shape(text) for text in input_shape or [])
+    check = {"atol": atol, "rtol": rtol, "samples": samples, "seed": seed}
+    result = _run(model, output, form, reference, shapes, report, no_validate, check, verbose)
+    from opau_onnx.cli.collapse_output import show
+
+    show(result, verbose=verbose)
+    raise typer.Exit(DIFFERENT if result.equal is False else EQUAL)
+
+
+def _run(
+    model: Path, output: Path, form: str, reference: Path | None, shapes: dict[str, tuple[int, ...]],
+    report: Path | None, no_validate: bool, check: dict[str, Any], verbose: bool,
+) -> Any:  # fmt: skip
+    with steps(verbose=verbose) as step:
+        step("loading")
+        from opau_onnx.collapse.api import Comparing, collapse_model
+        from opau_onnx.errors import OpauError
+        from opau_onnx.parity.validate import Options
+
+        comparing = Comparing(reference, shapes, Options(**check), no_validate)
+        try:
+            return collapse_model(model, output, form, comparing=comparing, report=report, progress=step)
+        except OpauError as error:
+            fail(str(error))
+        except OSError as error:
+            fail(f"{error.filename or output}: {error.strerror or error}")
+        except Exception as error:  # code 1 would say that the file differs
+            if verbose:
+                traceback.print_exc()
+            fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, rest = text.rpartition(":")
+    try:
+        shape = tuple(int(part) for part in rest.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape or any(n < 1 for n in shape):
+        fail(f"--input-shape is {text!r}; expected NAME:SIZES, e.g. images:1,3,224,224")
+    return name, shape
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

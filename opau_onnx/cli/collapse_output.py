@@ -1,0 +1,47 @@
+"""What ``opau-collapse`` prints: a line for each activation, before and after, comparisons, the verdict."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from opau_onnx.cli.common import console, table
+from opau_onnx.cli.export_output import validation
+from opau_onnx.collapse.api import CollapseResult
+from opau_onnx.collapse.summary import Side
+
+
+def show(result: CollapseResult, *, verbose: bool) -> None:
+    """Print the result."""
+    out = console()
+    rows = table(out, "activation", "function", "now", "operators")
+    for r in result.replaced:
+        rows.add_row(escape(r.node), escape(str(r.before.config)), str(r.scheme), str(r.nodes))
+    out.print(rows)
+    if result.before is not None and result.after is not None:
+        _sides(out, result.before, result.after)
+    if result.validation is None:
+        out.print(f"{escape(str(result.path))} written, [bold yellow]not compared[/] (--no-validate)", highlight=False)
+        return
+    validation(out, result.validation, verbose=verbose)
+    if result.equal:
+        out.print(f"[bold green]equal[/]: {escape(str(result.path))} written", highlight=False)
+    else:
+        out.print(
+            f"[bold red]NOT EQUAL[/]: the file is kept as {escape(str(result.path))}; {escape(str(result.requested))} was not "
+            "written",
+            highlight=False,
+        )
+
+
+def _sides(out: Console, before: Side, after: Side) -> None:
+    rows = table(out, "", "before", "after")
+    rows.add_row("nodes, bodies inlined", f"{before.nodes:,}", f"{after.nodes:,}")
+    rows.add_row("kinds of operators", str(len(before.operators)), str(len(after.operators)))
+    rows.add_row("parameters", f"{before.parameters:,}", f"{after.parameters:,}")
+    rows.add_row("bytes", f"{before.file_bytes:,}", f"{after.file_bytes:,}")
+    for i, side in enumerate((before, after)):
+        for name, time in side.microseconds.items():
+            cells = [f"{time:,.0f}", ""] if i == 0 else ["", f"{time:,.0f}"]
+            rows.add_row(f"microseconds, {name}", *cells)
+    out.print(rows)

@@ -1,0 +1,1 @@
+"""Learned activations -> fixed functions: passes over ONNX graphs, each proven against what it replaces."""
