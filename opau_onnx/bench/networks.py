@@ -73,7 +73,7 @@ def _sessions(models: dict[str, str], device: str) -> tuple[dict[str, Session], 
         try:
             if reason:
                 raise BenchError(reason)
-            session = Session(models["relu" if key == "relu" else "hp1"], device, library)
+            session = Session(models["relu" if key == "relu" else "hp1"], device, library, optimize=True)
             if (key == "kernel") != any(op == OP_TYPE for _, op in session.nodes()):
                 raise BenchError(f"onnxruntime took the wrong implementation: {described(session.nodes())}")
             found[key] = session

@@ -14,6 +14,7 @@ from typing import Any
 import onnxruntime
 
 from opau_onnx.bench import BenchError
+from opau_onnx.runtime.session import Device, create_session
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -42,21 +43,26 @@ class Session:
         model: a file's content or its path.
         device: "cpu" or "cuda".
         library: path of a library of custom ops to register.
+        optimize: let :func:`opau_onnx.create_session` rewrite the model for this machine, as its users get it.
 
     Raises:
         BenchError: onnxruntime refuses the model, or the device.
     """
 
-    def __init__(self, model: bytes | str, device: str, library: str | None = None) -> None:
+    def __init__(self, model: bytes | str, device: str, library: str | None = None, *, optimize: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.use_per_session_threads = False
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         provider = PROVIDERS[device]
         try:
-            if library is not None:
-                options.register_custom_ops_library(library)
-            self._session = onnxruntime.InferenceSession(model, options, providers=[provider])
+            if optimize and library is not None:
+                where: Device = "cuda" if device == "cuda" else "cpu"
+                self._session = create_session(model, where, library=library, session_options=options)
+            else:
+                if library is not None:
+                    options.register_custom_ops_library(library)
+                self._session = onnxruntime.InferenceSession(model, options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise BenchError(_first_line(error)) from None
         if provider not in self._session.get_providers():

@@ -20,11 +20,13 @@ class Contents:
         nodes: names of the OPAU nodes, those in branches and in functions too.
         version: the version of our domain that the model imports, None where it does not.
         bodies: whether the model carries a function for them.
+        external: whether weights are in other files.
     """
 
     nodes: tuple[str, ...]
     version: int | None
     bodies: bool
+    external: bool = False
 
     def uncovered(self) -> str | None:
         """Why the library must not be registered for this model; None where it may be."""
@@ -52,7 +54,8 @@ def read(model: Path | bytes | onnx.ModelProto) -> Contents:
     others = [node for f in model.functions if f not in functions for node in f.node]
     versions = [entry.version for entry in model.opset_import if entry.domain == DOMAIN]
     found = tuple(node.name for node in _all((*model.graph.node, *others)) if (node.domain, node.op_type) == (DOMAIN, OP_TYPE))
-    return Contents(found, versions[0] if versions else None, bool(functions))
+    external = any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
+    return Contents(found, versions[0] if versions else None, bool(functions), external)
 
 
 def _all(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

@@ -11,6 +11,7 @@ from opau_onnx.errors import DeviceError, LibraryError, SpecError
 from opau_onnx.runtime import model as models
 from opau_onnx.runtime.assignment import RECORD, Assignment, assignments
 from opau_onnx.runtime.library import build_info, get_library_path
+from opau_onnx.runtime.optimize import blocked_session
 
 if TYPE_CHECKING:
     import onnx
@@ -31,6 +32,7 @@ def create_session(
     library: bool | str | Path | Literal["auto"] = "auto",
     session_options: onnxruntime.SessionOptions | None = None,
     provider_options: dict[str, Any] | None = None,
+    optimize: Literal["layout", "none"] = "layout",
 ) -> onnxruntime.InferenceSession:
     """An onnxruntime session in which the compiled op library runs the learned activations.
 
@@ -42,6 +44,9 @@ def create_session(
         session_options: taken as they are, apart from the record of assignments, which is switched on. The library is
             registered on them, once, however many sessions they make; where you registered it yourself, pass library=False.
         provider_options: of the CUDA provider, as onnxruntime documents them, e.g. {"device_id": 0}.
+        optimize: "layout", on the CPU: activations between convolutions run inside onnxruntime's blocked layout, without its
+            reorders around them. The model for that is made once, found to give the same bits, and kept in a cache
+            (:func:`opau_onnx.runtime.optimize.cache_folder`); where it does not apply the log says why. "none": as it is.
 
     Returns:
         The session. What runs the activations is logged (logger "opau_onnx", INFO; WARNING where the library was wanted and the
@@ -50,13 +55,15 @@ def create_session(
     Raises:
         DeviceError: CUDA was asked for and cannot run.
         LibraryError: the library was demanded and is missing or does not cover the model.
-        SpecError: the model is not an ONNX model, or ``device`` is none of the three.
+        SpecError: the model is not an ONNX model, or ``device`` or ``optimize`` is none of those above.
         onnxruntime's own errors: it refuses the model.
     """
     import onnxruntime
 
     if device not in ("auto", "cpu", "cuda"):
         raise SpecError(f"device is {device!r}; expected 'auto', 'cpu' or 'cuda'")
+    if optimize not in ("layout", "none"):
+        raise SpecError(f"optimize is {optimize!r}; expected 'layout' or 'none'")
     source = Path(model) if isinstance(model, (str, Path)) else model
     contents = models.read(source)
     options = session_options if session_options is not None else onnxruntime.SessionOptions()
@@ -64,7 +71,11 @@ def create_session(
     registered, why = _register(options, contents, library)
     providers = _providers(device, provider_options, registered)
     data = str(source) if isinstance(source, Path) else source if isinstance(source, bytes) else source.SerializeToString()
-    session = _open(data, options, providers, registered)
+    session = None
+    if optimize == "layout" and registered is not None and providers == [CPU]:
+        session = _blocked(source if isinstance(source, Path) else data, contents, options, registered)
+    if session is None:
+        session = _open(data, options, providers, registered)
     _check_device(session, device)
     _say(assignments(session), bool(contents.nodes), session, why)
     return session
@@ -150,6 +161,14 @@ def _open(data: str | bytes, options: Any, providers: list[Any], registered: str
                 "or options on which it is not registered"
             ) from error
         raise
+
+
+def _blocked(source: Any, contents: models.Contents, options: Any, registered: str) -> Any:
+    if contents.external:
+        logger.info("activations stay outside onnxruntime's blocked layout: the model keeps weights in other files")
+        return None
+    content = source.read_bytes() if isinstance(source, Path) else source
+    return blocked_session(content, options, [CPU], registered)
 
 
 def _check_device(session: Any, device: Device) -> None:

@@ -1,0 +1,245 @@
+"""Activations inside onnxruntime's blocked layout: the same bits, only where it is right, from a cache that may be broken."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from opau_onnx import create_session, export_model
+from opau_onnx.errors import SpecError
+from opau_onnx.nn import HP1, OrthogonalPade
+from opau_onnx.runtime import layout, optimize
+from opau_onnx.runtime.assignment import assignments
+from opau_onnx.runtime.library import get_library_path
+from tests.custom_ops.library import required_library
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    required_library()
+    monkeypatch.setenv("OPAU_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "layout"
+
+
+def convolutions(channels: int = 64, activation: Any = HP1, count: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3 if i == 0 else channels, channels, 3, padding=1) for i in range(count)]
+    return nn.Sequential(*(part for layer in layers for part in (layer, activation()))).eval()
+
+
+class Residual(nn.Module):
+    """What the activation reads, and what it gives, is read in other places too."""
+
+    def __init__(self, outer: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Conv2d(3 if i == 0 else 32, 32, 3, padding=1) for i in range(3))
+        self.first, self.second, self.outer = HP1(), HP1(), outer
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.one(x)
+        after = self.first(before)
+        value: Tensor = self.two(after) + (before if self.outer else after)
+        return self.three(self.second(value))
+
+
+def exported(net: nn.Module, folder: Path) -> Path:
+    export_model(net.eval(), folder / "net.onnx", torch.randn(2, 3, 12, 12), validate=False)
+    return folder / "net.onnx"
+
+
+def reorders(path: Path, folder: Path) -> int:
+    """Reorders that onnxruntime itself puts into the model."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(get_library_path())
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return count(onnx.load(folder / "optimized.onnx"))
+
+
+def count(model: onnx.ModelProto) -> int:
+    return Counter(n.domain for n in model.graph.node if "Reorder" in n.op_type)[layout.NCHWC]
+
+
+def blocked(path: Path) -> bool:
+    """Whether onnxruntime has a blocked layout for this machine at all."""
+    if not reorders(path, path.parent):
+        pytest.skip("onnxruntime has no blocked layout on this machine")
+    return True
+
+
+def both(path: Path, *shape: int) -> tuple[Any, Any]:
+    x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    sessions = [create_session(path, "cpu", optimize=how) for how in ("layout", "none")]  # type: ignore[arg-type]
+    for session in sessions:
+        assert {a.implementation for a in assignments(session)} == {"kernel"}
+    one, two = (s.run(None, {s.get_inputs()[0].name: x})[0] for s in sessions)
+    return one, two
+
+
+@pytest.mark.parametrize("channels", [32, 64, 48, 20, 6])
+def test_the_same_bits(channels: int, tmp_path: Path, cache: Path) -> None:
+    path = exported(convolutions(channels), tmp_path)
+    for batch in (1, 5):
+        one, two = both(path, batch, 3, 12, 12)
+        assert one.tobytes() == two.tobytes()
+
+
+def test_the_reorders_are_gone(tmp_path: Path, cache: Path) -> None:
+    path = exported(convolutions(), tmp_path)
+    assert blocked(path)
+    both(path, 1, 3, 12, 12)
+    (kept,) = cache.iterdir()
+    assert count(onnx.load(kept)) == reorders(path, tmp_path) - 4  # the last activation's result leaves the model
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_other_readers(outer: bool, tmp_path: Path, cache: Path) -> None:
+    path = exported(Residual(outer), tmp_path)
+    one, two = both(path, 2, 3, 12, 12)
+    assert one.tobytes() == two.tobytes()
+
+
+def optimized(net: nn.Module, folder: Path) -> onnx.ModelProto:
+    path = exported(net, folder)
+    assert blocked(path)
+    return onnx.load(folder / "optimized.onnx")
+
+
+def test_what_must_not_match(tmp_path: Path) -> None:
+    groups = layout.rewrite(optimized(convolutions(32, lambda: HP1(groups=4)), tmp_path))
+    assert not groups.removed
+    assert set(groups.kept.values()) == {"its coefficients differ between channels"}
+    free = OrthogonalPade("power", (1, 1), "free")
+    with torch.no_grad():
+        free.denominator[:] = torch.tensor([0.0, 1.0])  # 1 / 0 at 0
+    poles = layout.rewrite(optimized(convolutions(32, lambda: free), tmp_path))
+    assert not poles.removed
+    assert set(poles.kept.values()) == {"its value at 0 is not known to be finite"}
+    model = optimized(convolutions(32), tmp_path)
+    read = [n.input[0] for n in model.graph.node if n.op_type == "OrthogonalPade"]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in read)
+    assert set(layout.rewrite(model).kept.values()) == {"its input is also read in the plain layout"}
+
+
+def test_a_result_that_is_also_an_output_keeps_its_layout(tmp_path: Path) -> None:
+    model = optimized(convolutions(32), tmp_path)
+    written = [n.output[0] for n in model.graph.node if n.op_type == "OrthogonalPade"]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in written)
+    found = layout.rewrite(model)
+    assert not found.removed
+    assert set(found.kept.values()) == {"its result is also read in the plain layout"}
+
+
+def test_made_once_and_kept(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = exported(convolutions(), tmp_path)
+    assert blocked(path)
+    create_session(path, "cpu")
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(optimize, "_make", lambda *_: pytest.fail("made again"))
+    create_session(path, "cpu")
+    create_session(path.read_bytes(), "cpu")
+
+
+def test_another_model_or_library_is_another_entry(tmp_path: Path, cache: Path) -> None:
+    content = exported(convolutions(), tmp_path).read_bytes()
+    library = tmp_path / "library"
+    library.write_bytes(b"one")
+    keys = [optimize._key(content, str(library)), optimize._key(content + b" ", str(library))]
+    library.write_bytes(b"two")
+    keys.append(optimize._key(content, str(library)))
+    assert len(set(keys)) == 3
+
+
+def test_a_damaged_entry_is_made_again(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = exported(convolutions(), tmp_path)
+    assert blocked(path)
+    create_session(path, "cpu")
+    (kept,) = cache.iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with caplog.at_level(logging.WARNING, "opau_onnx"):
+        one, two = both(path, 1, 3, 12, 12)
+    assert one.tobytes() == two.tobytes()
+    assert "is damaged and made again" in caplog.text
+    assert count(onnx.load(kept)) == reorders(path, tmp_path) - 4
+
+
+def test_no_cache_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OPAU_CACHE", str(tmp_path / "file"))
+    path = exported(convolutions(), tmp_path)
+    assert blocked(path)
+    with caplog.at_level(logging.INFO, "opau_onnx"):
+        create_session(path, "cpu")
+    assert "is not kept" in caplog.text
+    assert "2 activations run inside" in caplog.text
+
+
+def test_other_results_are_not_used(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """A rewrite that is wrong: it leaves a ReorderInput out, but not the ReorderOutput before it."""
+    path = exported(convolutions(), tmp_path)
+    assert blocked(path)
+    honest = layout.rewrite
+
+    def wrong(model: onnx.ModelProto) -> layout.Rewritten:
+        found = honest(model)
+        for tensor in model.graph.initializer:
+            if tensor.name.endswith("numerator"):
+                values = onnx.numpy_helper.to_array(tensor) * np.float32(1.001)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return found
+
+    monkeypatch.setattr(layout, "rewrite", wrong)
+    with caplog.at_level(logging.INFO, "opau_onnx"):
+        session = create_session(path, "cpu")
+    assert "gave other results" in caplog.text
+    monkeypatch.undo()
+    x = np.ones((1, 3, 12, 12), np.float32)
+    name = session.get_inputs()[0].name
+    plain = create_session(path, "cpu", optimize="none")
+    assert np.array_equal(session.run(None, {name: x})[0], plain.run(None, {name: x})[0])
+
+
+def test_why_it_does_not_apply(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    linear = nn.Sequential(nn.Linear(4, 4), HP1()).eval()
+    export_model(linear, tmp_path / "linear.onnx", torch.randn(2, 4), validate=False)
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "opau_onnx"):
+            create_session(tmp_path / "linear.onnx", "cpu")
+        assert "blocked layout: none of them can run inside it" in caplog.text
+    path = exported(convolutions(), tmp_path)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with caplog.at_level(logging.INFO, "opau_onnx"):
+        create_session(path, "cpu", session_options=options)
+    assert "do not ask for all optimizations" in caplog.text
+
+
+def test_the_users_options_come_back_as_they_were(tmp_path: Path) -> None:
+    path = exported(convolutions(), tmp_path)
+    options = onnxruntime.SessionOptions()
+    before = (options.graph_optimization_level, options.optimized_model_filepath, options.log_severity_level)
+    create_session(path, "cpu", session_options=options)
+    assert (options.graph_optimization_level, options.optimized_model_filepath, options.log_severity_level) == before
+
+
+def test_weights_in_other_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    export_model(convolutions(), tmp_path / "n.onnx", torch.randn(2, 3, 12, 12), validate=False, external_data=True)
+    with caplog.at_level(logging.INFO, "opau_onnx"):
+        create_session(tmp_path / "n.onnx", "cpu")
+    assert "weights in other files" in caplog.text
+
+
+def test_usage(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="expected 'layout' or 'none'"):
+        create_session(exported(convolutions(), tmp_path), "cpu", optimize="fast")  # type: ignore[arg-type]
