@@ -1,6 +1,6 @@
 """Activations inside onnxruntime's blocked layout.
 
-onnxruntime's CPU turns convolutions into a layout with blocks of channels (NCHWc). Its own elementwise operators stay inside it;
+onnxruntime's CPU gives convolutions a layout with blocks of channels (NCHWc). Its own elementwise operators stay inside it;
 around a custom op it puts a ReorderOutput before and a ReorderInput after. An activation whose coefficients all channels share
 does not care where a channel lies, so both can go. The lanes that fill up the last block then hold f(0) instead of 0, which
 whatever follows multiplies by weights of zero, or drops: f(0) must be finite for that.
