@@ -68,6 +68,14 @@ def export(
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    collapse: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORM",
+            help="Turn the activations into fixed functions, as opau-collapse does: standard.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write what was found as JSON.", rich_help_panel=_CHECK)] = None,
     no_validate: Annotated[
         bool, typer.Option("--no-validate", help="Do not compare the file with PyTorch.", rich_help_panel=_CHECK)
@@ -104,19 +112,25 @@ def export(
     check = {"atol": atol, "rtol": rtol, "samples": samples, "seed": seed}
     if validate_only and no_validate:
         fail("--validate-only and --no-validate exclude each other")
+    if validate_only and collapse:
+        fail("--validate-only and --collapse exclude each other; opau-collapse compares what it writes")
     reading = {"factory": factory, "input_shapes": shapes or None, "allow_pickle": allow_pickle}
-    result = _run(model, output, reading, fields, check, report, validate_only, verbose)
-    from opau_onnx.cli.export_output import show
+    result = _run(model, output, reading, fields, check, report, validate_only, collapse, verbose)
+    from opau_onnx.cli import collapse_output, export_output
+    from opau_onnx.export.api import ExportResult
 
-    show(result, verbose=verbose, validate_only=validate_only)
+    if isinstance(result, ExportResult):
+        export_output.show(result, verbose=verbose, validate_only=validate_only)
+    else:
+        collapse_output.show(result, verbose=verbose)
     raise typer.Exit(DIFFERENT if result.equal is False else EQUAL)
 
 
 def _run(
     model: Path, output: Path, reading: dict[str, Any], fields: dict[str, Any], check: dict[str, Any],
-    report: Path | None, validate_only: bool, verbose: bool,
+    report: Path | None, validate_only: bool, collapse: str | None, verbose: bool,
 ) -> Any:  # fmt: skip
-    """Load, then export or compare; errors of ours end the command with a message, code 2."""
+    """Load, then export (and collapse) or compare; errors of ours end the command with a message, code 2."""
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
@@ -137,6 +151,10 @@ def _run(
                     write_report(result, report)
                 return result
             settings = Settings(options=Options(**check), **fields)
+            if collapse is not None:
+                from opau_onnx.collapse.api import export_collapsed
+
+                return export_collapsed(source, output, collapse, settings=settings, report=report, progress=step)
             return export_model(source, output, settings=settings, report=report, progress=step)
         except OpauError as error:
             fail(str(error))

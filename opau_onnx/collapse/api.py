@@ -17,6 +17,7 @@ from opau_onnx.collapse.standard import Replaced, replace_activations
 from opau_onnx.collapse.summary import Side, summarize
 from opau_onnx.errors import CollapseError, ExportError, ValidationError
 from opau_onnx.export import write
+from opau_onnx.export.api import ExportResult, Settings, export_model
 from opau_onnx.export.function import opau_nodes
 from opau_onnx.export.program import cast_inputs
 from opau_onnx.files import replacing
@@ -119,10 +120,9 @@ def collapse_model(
     """
     source, output, comparing = Path(source), Path(output), comparing or Comparing()
     _check_paths(source, output)
+    check_form(form)
     progress(f"reading {source}")
     model, external = _read(source), _has_external_data(source)
-    if form not in FORMS:
-        raise CollapseError(f"the form is {form!r}; expected one of {', '.join(FORMS)}")
     progress("choosing how to evaluate each activation")
     replaced = replace_activations(model)
     clean(model, form, replaced)
@@ -139,6 +139,35 @@ def collapse_model(
             write_report(result, report)
         write.publish(staged, result.path)
     return result
+
+
+def export_collapsed(
+    source: Source, output: Path, form: str, *, settings: Settings, report: str | Path | None = None,
+    progress: Callable[[str], None] = lambda step: None,
+) -> CollapseResult | ExportResult:  # fmt: skip
+    """Export a model and collapse the file in one go; both steps are compared with the model, as the settings say.
+
+    Returns:
+        The second step's result; the first one's where that was not equal: then the rejected file is the exported one.
+
+    Raises:
+        As :func:`opau_onnx.export_model` and :func:`collapse_model`.
+    """
+    check_form(form)
+    with write.staging(output) as folder:
+        exported = export_model(source, folder / output.name, settings=settings, progress=progress)
+        if exported.equal is False:
+            rejected = output.with_name(exported.path.name)
+            write.publish(exported.path, rejected)
+            return replace(exported, path=rejected, requested=output)
+        comparing = Comparing(reference=source, options=settings.options, skip=not settings.validate)
+        return collapse_model(exported.path, output, form, comparing=comparing, report=report, progress=progress)
+
+
+def check_form(form: str) -> None:
+    """Raise CollapseError for an unknown one."""
+    if form not in FORMS:
+        raise CollapseError(f"the form is {form!r}; expected one of {', '.join(FORMS)}")
 
 
 def _compared(

@@ -68,3 +68,31 @@ def test_usage(model: Path, arguments: list[str], message: str) -> None:
 def test_help_is_quick_to_import() -> None:
     heavy = "import sys, opau_onnx.cli.collapse; sys.exit(bool({'torch', 'onnxruntime', 'onnx'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", heavy], check=False).returncode == 0
+
+
+LENET = Path(__file__).resolve().parents[2] / "models" / "lenet_hp1_fashion_mnist.pt"
+EXPORT = [sys.executable, "-c", "from opau_onnx.cli.export import main; main()"]
+
+
+def export(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*EXPORT, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_exported_and_collapsed_in_one_go(tmp_path: Path) -> None:
+    done = export(LENET, tmp_path / "out.onnx", "--collapse", "standard")
+    assert done.returncode == 0, done.stderr
+    assert "P by monomials, Q by closed" in done.stdout
+    assert "PyTorch" in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_exported_but_not_equal(tmp_path: Path) -> None:
+    done = export(LENET, tmp_path / "out.onnx", "--collapse", "standard", "--atol", "1e-12")
+    assert done.returncode == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out.rejected.onnx"]
+
+
+def test_export_usage(tmp_path: Path) -> None:
+    assert "expected one of standard" in export(LENET, tmp_path / "out.onnx", "--collapse", "wide").stderr
+    assert "exclude each other" in export(LENET, tmp_path / "out.onnx", "--collapse", "standard", "--validate-only").stderr
+    assert not list(tmp_path.iterdir())

@@ -196,3 +196,14 @@ def test_openvino_reads_it(lenet: Path, tmp_path: Path) -> None:
     theirs = next(iter(compiled(x).values()))
     ours = OnnxRuntime(lenet).run([torch.from_numpy(x)])[0]
     assert np.abs(theirs - ours).max() < 1e-4
+
+
+def test_no_label_changes(lenet: Path, tmp_path: Path) -> None:
+    pixels, _ = opau_onnx.data.load_sample()
+    images = torch.from_numpy(opau_onnx.data.preprocess(pixels))
+    collapse_model(lenet, tmp_path / "out.onnx", comparing=Comparing(skip=True))
+    with torch.no_grad():
+        expected = opau_onnx.load(LENET).model(images).numpy()
+    found = OnnxRuntime(tmp_path / "out.onnx").run([images])[0]
+    assert np.array_equal(found.argmax(1), expected.argmax(1))
+    assert np.abs(found - expected).max() < 2e-5
