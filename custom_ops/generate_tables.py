@@ -69,6 +69,7 @@ def render() -> str:
     lines.append(f"inline constexpr int kMaxDegree = {top};")
     lines.append(f'inline constexpr const char* kDomain = "{spec.DOMAIN}";')
     lines.append(f'inline constexpr const char* kOpType = "{spec.OP_TYPE}";')
+    lines.append(f'inline constexpr const char* kFixedOpType = "{spec.FIXED_OP_TYPE}";')
     lines.append(f"inline constexpr int kOpsetVersion = {spec.OPSET_VERSION};")
     lines.append(f"inline constexpr double kCoefficientLimit = {spec.COEFFICIENT_LIMIT!r};")
     limits = _row([spec.ordinary_limit(n) for n in range(top + 1)])

@@ -46,6 +46,12 @@ OP_TYPE = "OrthogonalPade"
 
 T is float16, bfloat16, float32 or float64. TC, in which everything is computed, is float64 when T is float64, else float32.
 """
+FIXED_OP_TYPE = "FixedOrthogonalPade"
+"""The same function with constant coefficients: input X (T), output Y (T). Attributes besides basis, form, degrees, groups, axis:
+numerator, denominator (tensors of TC), and, both or neither, scale and shift (tensors of TC, shape (groups,)): then it is
+the function of scale X + shift.
+"""
+OP_TYPES = (OP_TYPE, FIXED_OP_TYPE)
 MAX_DEGREE = 16
 COEFFICIENT_LIMIT = 2.0**24
 

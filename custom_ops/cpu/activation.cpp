@@ -36,6 +36,8 @@ namespace {
 
 // Padding of the lane tables: the widest vector.
 constexpr int64_t kLanePad = 16;
+// Elements with scale and shift of their own that are done in one call.
+constexpr int64_t kTile = 1024;
 
 const KernelSet<float>& kernels(const InstructionSet& set, Dtype dtype, float) {
   return dtype == Dtype::float16 ? set.float16 : dtype == Dtype::bfloat16 ? set.bfloat16 : set.float32;
@@ -48,18 +50,23 @@ class CpuActivation final : public Activation {
   CpuActivation(const Plan& plan, Dtype dtype, const Coefficients<T>& c, const InstructionSet& set)
       : Activation(plan, dtype), constants_(make_constants<T>(plan)) {
     const KernelSet<T>& table = kernels(set, dtype, T());
-    row_kernel_ = table.row[int(plan.kind)][int(plan.mode)];
+    row_kernel_ = (c.affine_rows ? table.affine_row : table.row)[int(plan.kind)][int(plan.mode)];
     lane_kernel_ = table.lane[int(plan.kind)][int(plan.mode)];
-    const int64_t rows = std::max(c.numerator_rows, c.denominator_rows);
+    tile_kernel_ = table.tile[int(plan.kind)][int(plan.mode)];
+    const int64_t rows = c.rows();
     for (int64_t group = 0; group < rows; ++group) rows_.push_back(make_row(plan, c, group));
-    if (rows > 1) make_lanes();
+    if (c.affine_rows > 1 && c.numerator_rows == 1 && c.denominator_rows == 1) {
+      make_tile();
+    } else if (rows > 1) {
+      make_lanes();
+    }
   }
 
   void run(const void* x, void* y, const Extent& extent, int64_t begin, int64_t end, bool stream) const override {
     if (rows_.size() == 1) {
       row(0, x, y, begin, end, stream);
     } else if (extent.inner == 1 && extent.channels == int64_t(rows_.size())) {
-      lanes(x, y, extent.channels, begin, end);
+      tile_.empty() ? lanes(x, y, extent.channels, begin, end) : tiles(x, y, extent.channels, begin, end);
     } else {
       runs(x, y, extent.inner * (extent.channels / int64_t(rows_.size())), begin, end, stream);
     }
@@ -68,9 +75,10 @@ class CpuActivation final : public Activation {
  private:
   const Constants<T> constants_;
   std::vector<FullRow<T>> rows_;  // one, or one for each group
-  std::vector<T> lane_values_;
+  std::vector<T> lane_values_, tile_;  // tile_: as many scales as fill kTile, as many shifts
   RowKernel<T> row_kernel_;
   LaneKernel<T> lane_kernel_;
+  TileKernel<T> tile_kernel_;
 
   int64_t stride() const { return int64_t(rows_.size()) + kLanePad; }
 
@@ -82,6 +90,21 @@ class CpuActivation final : public Activation {
       for (int i = 0; i < kRowSize; ++i) put(i, row.c[i]);
       for (int i = 0; i < kRowSize; ++i) put(kRowSize + i, row.d[i]);
       for (int i = 0; i <= kUnrolledK; ++i) put(2 * kRowSize + i, row.p[i]);
+      put(kLaneScale, row.scale);
+      put(kLaneScale + 1, row.shift);
+    }
+  }
+
+  // Whole periods of the channels, so that few channels do not make short calls.
+  int64_t tile_size() const { return int64_t(rows_.size()) * ((kTile - 1) / int64_t(rows_.size()) + 1); }
+
+  void make_tile() {
+    const int64_t size = tile_size(), stride = size + kLanePad;
+    tile_.assign(size_t(2 * stride), T(0));
+    for (int64_t i = 0; i < size; ++i) {
+      const FullRow<T>& row = rows_[size_t(i) % rows_.size()];
+      tile_[size_t(i)] = row.scale;
+      tile_[size_t(stride + i)] = row.shift;
     }
   }
 
@@ -99,6 +122,17 @@ class CpuActivation final : public Activation {
       const int64_t run = i / length, stop = std::min(end, (run + 1) * length);
       row(size_t(run % groups), x, y, i, stop, stream && length >= 1024);
       i = stop;
+    }
+  }
+
+  // Channels side by side, which differ in scale and shift only.
+  void tiles(const void* x, void* y, int64_t channels, int64_t begin, int64_t end) const {
+    const int64_t size = tile_size(), stride = size + kLanePad;
+    for (int64_t i = begin; i < end;) {
+      const int64_t channel = i % channels, count = std::min(end - i, size - channel);
+      const T* scale = tile_.data() + channel;
+      tile_kernel_(constants_, rows_[0], plan().degree, scale, scale + stride, at(x, i), at(y, i), count);
+      i += count;
     }
   }
 

@@ -11,13 +11,22 @@ namespace opau::OPAU_TARGET {
 #define OPAU_UNROLL 2
 #endif
 
+// A vector of what is computed in.
+template <class O>
+OPAU_INLINE typename O::V whole(const typename O::T* p) {
+  return Io<O, sizeof(typename O::T) == 4 ? Dtype::float32 : Dtype::float64>::load(p);
+}
+
 // The rare case, kept out of the loop: lanes beyond the limit are evaluated again, the others keep their value.
 template <class O, Mode mode, class T>
 [[gnu::noinline]] typename O::V replaced(const Constants<T>& k, const FullRow<T>& row, typename O::V x, typename O::V y) {
   return O::select(O::less(O::set(k.limit), O::abs(x)), scaled<O, mode>(k, row, x), y);
 }
 
-template <class O, Dtype dtype, Kind kind, Mode mode>
+// What happens to x first: nothing; the row's affine; one of each element's own.
+enum class Affine { none, row, tile };
+
+template <class O, Dtype dtype, Kind kind, Mode mode, Affine affine>
 class RowLoop {
   using T = typename O::T;
   using IO = Io<O, dtype>;
@@ -30,13 +39,18 @@ class RowLoop {
     E* y = static_cast<E*>(to);
     if (stream) {
       const int64_t head = until_aligned(y, count);
-      const RowLoop loop(k, row, degree);
-      loop.partial(x, y, head);
-      loop.template all<true>(x + head, y + head, count - head);
+      const RowLoop loop(k, row, degree, nullptr, nullptr);
+      loop.partial(x, y, 0, head);
+      loop.template all<true>(x, y, head, count);
       O::fence();
     } else {
-      RowLoop(k, row, degree).template all<false>(x, y, count);
+      RowLoop(k, row, degree, nullptr, nullptr).template all<false>(x, y, 0, count);
     }
+  }
+
+  static void tile(const Constants<T>& k, const FullRow<T>& row, int degree, const T* scale, const T* shift, const void* x, void* y,
+                   int64_t count) {
+    RowLoop(k, row, degree, scale, shift).template all<false>(static_cast<const E*>(x), static_cast<E*>(y), 0, count);
   }
 
  private:
@@ -46,8 +60,11 @@ class RowLoop {
   const int degree_;
   const Constants<T>& k_rare_;
   const FullRow<T>& row_rare_;
+  const T* const scale_;
+  const T* const shift_;
 
-  RowLoop(const Constants<T>& k, const FullRow<T>& row, int degree) : k_(k), row_(row), degree_(degree), k_rare_(k), row_rare_(row) {}
+  RowLoop(const Constants<T>& k, const FullRow<T>& row, int degree, const T* scale, const T* shift)
+      : k_(k), row_(row), degree_(degree), k_rare_(k), row_rare_(row), scale_(scale), shift_(shift) {}
 
   static int64_t until_aligned(const E* y, int64_t count) {
     const int64_t size = W * sizeof(E), over = int64_t(reinterpret_cast<uintptr_t>(y) % size);
@@ -56,17 +73,22 @@ class RowLoop {
   }
 
   template <bool stream>
-  OPAU_INLINE void all(const E* x, E* y, int64_t count) const {
-    int64_t i = 0;
-    for (; i + OPAU_UNROLL * W <= count; i += OPAU_UNROLL * W) block<OPAU_UNROLL, stream>(x + i, y + i);
-    for (; i + W <= count; i += W) block<1, stream>(x + i, y + i);
-    partial(x + i, y + i, count - i);
+  OPAU_INLINE void all(const E* x, E* y, int64_t i, int64_t count) const {
+    for (; i + OPAU_UNROLL * W <= count; i += OPAU_UNROLL * W) block<OPAU_UNROLL, stream>(x + i, y + i, i);
+    for (; i + W <= count; i += W) block<1, stream>(x + i, y + i, i);
+    partial(x + i, y + i, i, count - i);
   }
 
+  // `at`: the index of the first element.
   template <int U, bool stream>
-  OPAU_INLINE void block(const E* x, E* y) const {
+  OPAU_INLINE void block(const E* x, E* y, int64_t at) const {
     typename O::V in[U], out[U];
     for (int u = 0; u < U; ++u) in[u] = IO::load(x + u * W);
+    if constexpr (affine == Affine::row) {
+      for (int u = 0; u < U; ++u) in[u] = O::fma(in[u], O::set(row_.scale), O::set(row_.shift));
+    } else if constexpr (affine == Affine::tile) {
+      for (int u = 0; u < U; ++u) in[u] = O::fma(in[u], whole<O>(scale_ + at + u * W), whole<O>(shift_ + at + u * W));
+    }
     for (int u = 0; u < U; ++u) out[u] = ordinary<O, kind, mode>(k_, row_, degree_, in[u]);
     auto beyond = O::less(O::set(k_.limit), O::abs(in[0]));
     for (int u = 1; u < U; ++u) beyond = O::either(beyond, O::less(O::set(k_.limit), O::abs(in[u])));
@@ -77,11 +99,11 @@ class RowLoop {
   }
 
   // Fewer than W elements, through a buffer: the same operations as in the middle.
-  OPAU_INLINE void partial(const E* x, E* y, int64_t count) const {
+  OPAU_INLINE void partial(const E* x, E* y, int64_t at, int64_t count) const {
     if (count <= 0) return;
     E in[W] = {}, out[W];
     for (int64_t i = 0; i < count; ++i) in[i] = x[i];
-    block<1, false>(in, out);
+    block<1, false>(in, out, at);
     for (int64_t i = 0; i < count; ++i) y[i] = out[i];
   }
 };
@@ -127,15 +149,13 @@ class LaneLoop {
       for (int i = 0; i < P; ++i) row.p[i] = load(at + (2 * kRowSize + i) * lanes.stride);
     }
     for (int i = 1; i < (kind == Kind::general ? degree + 1 : D); ++i) row.d[i] = load(at + (kRowSize + i) * lanes.stride);
-    const typename O::V in = IO::load(x);
+    const typename O::V in = O::fma(IO::load(x), load(at + kLaneScale * lanes.stride), load(at + (kLaneScale + 1) * lanes.stride));
     const typename O::V out = ordinary<O, kind, mode>(k, row, degree, in);
     IO::store(y, out);
     if (__builtin_expect(O::any(O::less(O::set(k.limit), O::abs(in))), 0)) replace(k, lanes, in, y, channel, used);
   }
 
-  static OPAU_INLINE typename O::V load(const T* p) {
-    return Io<O, sizeof(T) == 4 ? Dtype::float32 : Dtype::float64>::load(p);
-  }
+  static OPAU_INLINE typename O::V load(const T* p) { return whole<O>(p); }
 
   // One lane at a time: the number of steps differs.
   [[gnu::noinline]] static void replace(const Constants<T>& k, const Lanes<T>& lanes, typename O::V in, E* y, int64_t channel, int used) {
@@ -147,16 +167,19 @@ class LaneLoop {
   }
 };
 
+template <class O, Dtype dtype, Kind kind, Mode mode>
+constexpr void fill(KernelSet<typename O::T>& set) {
+  set.row[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::none>::run;
+  set.affine_row[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::row>::run;
+  set.tile[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::tile>::tile;
+  set.lane[int(kind)][int(mode)] = LaneLoop<O, dtype, kind, mode>::run;
+}
+
 template <class O, Dtype dtype, Kind kind>
 constexpr void fill(KernelSet<typename O::T>& set) {
-  RowKernel<typename O::T>* row = set.row[int(kind)];
-  LaneKernel<typename O::T>* lane = set.lane[int(kind)];
-  row[int(Mode::terms)] = RowLoop<O, dtype, kind, Mode::terms>::run;
-  row[int(Mode::sum)] = RowLoop<O, dtype, kind, Mode::sum>::run;
-  row[int(Mode::none)] = RowLoop<O, dtype, kind, Mode::none>::run;
-  lane[int(Mode::terms)] = LaneLoop<O, dtype, kind, Mode::terms>::run;
-  lane[int(Mode::sum)] = LaneLoop<O, dtype, kind, Mode::sum>::run;
-  lane[int(Mode::none)] = LaneLoop<O, dtype, kind, Mode::none>::run;
+  fill<O, dtype, kind, Mode::terms>(set);
+  fill<O, dtype, kind, Mode::sum>(set);
+  fill<O, dtype, kind, Mode::none>(set);
 }
 
 template <class O, Dtype dtype>

@@ -64,6 +64,11 @@ template <class T>
 std::string check_coefficients(const Config& config, const Coefficients<T>& c) {
   if (auto error = rows_error("numerator", c.numerator_rows, config.groups); !error.empty()) return error;
   if (auto error = rows_error("denominator", c.denominator_rows, config.groups); !error.empty()) return error;
+  if (c.affine_rows) {
+    if (auto error = rows_error("scale", c.affine_rows, config.groups); !error.empty()) return error;
+    if (auto error = values_error("scale", c.scale, c.affine_rows); !error.empty()) return error;
+    if (auto error = values_error("shift", c.shift, c.affine_rows); !error.empty()) return error;
+  }
   if (auto error = values_error("numerator", c.numerator, c.numerator_rows * numerator_size(config)); !error.empty()) return error;
   return values_error("denominator", c.denominator, c.denominator_rows * denominator_size(config));
 }
@@ -113,6 +118,9 @@ FullRow<T> make_row(const Plan& plan, const Coefficients<T>& from, int64_t group
     if (d[j] != 0) top = std::max(top, n);
   }
   row.top = T(top);
+  const int64_t affine = from.affine_rows > 1 ? group : 0;
+  row.scale = from.affine_rows ? from.scale[affine] : T(1);
+  row.shift = from.affine_rows ? from.shift[affine] : T(-0.0);
   for (int n = 0; n <= kUnrolledK && plan.config.k <= kUnrolledK; ++n) {
     double total = 0;
     for (int i = n; i < c_size; ++i) total += double(c[i]) * basis.monomials[i][n];

@@ -68,9 +68,10 @@ struct Rows {
   R row[capacity];
 };
 
-// Where an element lies; both kinds say which row it needs.
+// Where an element lies; both kinds say which row it needs, and whether rows scale and shift x.
 template <class R>
 struct Everywhere {
+  static constexpr bool affine = false;
   const R* only;
   static OPAU_INLINE constexpr bool one_row(int) { return true; }
   OPAU_INLINE const R& row() const { return *only; }
@@ -87,6 +88,7 @@ struct Staged {
 
 template <class T, class R, int step>
 struct Place {
+  static constexpr bool affine = true;
   const T* staged;
   int left, length, group, count;  // left: elements of the run from here on
 
@@ -144,8 +146,10 @@ struct Body {
 #endif
   }
 
-  static OPAU_INLINE E one(const Constants<T>& k, const R& row, int degree, E element) {
-    const T x = Element::get(element);
+  template <class P>
+  static OPAU_INLINE E one(const Constants<T>& k, const P& place, int degree, E element) {
+    const R& row = place.row();
+    const T x = at<P>(row, Element::get(element));
     T y = ordinary<O, kind, mode>(k, row, degree, x);
     if (O::abs(x) > k.limit) y = scaled<O, mode>(k, row, x);
     return Element::put(y);
@@ -153,22 +157,38 @@ struct Body {
 
   template <class P>
   static OPAU_INLINE Pack pack(const Constants<T>& k, P place, int degree, const Pack& in) {
-    const V x = W::each([&](int i) { return Element::get(in.element[i]); });
+    V x = W::each([&](int i) { return Element::get(in.element[i]); }), y;
+    if (place.one_row(N)) {
+      const R& row = place.row();
+      x = W::each([&](int i) { return at<P>(row, x.lane[i]); });
+      y = ordinary<W, kind, mode>(k, row, degree, x);
+    } else {
+      y = mixed(k, place, degree, &x);
+    }
     bool beyond = false;
     for (int i = 0; i < N; ++i) beyond = beyond || O::abs(x.lane[i]) > k.limit;
-    V y = place.one_row(N) ? ordinary<W, kind, mode>(k, place.row(), degree, x) : mixed(k, place, degree, x);
     if (beyond) replace(k, place, x, &y);
     Pack out;
     for (int i = 0; i < N; ++i) out.element[i] = Element::put(y.lane[i]);
     return out;
   }
 
+  // Where the activation is evaluated.
+  template <class P>
+  static OPAU_INLINE T at(const R& row, T x) {
+    return P::affine ? O::fma(x, row.scale, row.shift) : x;
+  }
+
   // A pack that reaches over the end of a run.
   template <class P>
-  static OPAU_INLINE V mixed(const Constants<T>& k, P place, int degree, const V& x) {
+  static OPAU_INLINE V mixed(const Constants<T>& k, P place, int degree, V* x) {
     V y;
 #pragma unroll
-    for (int i = 0; i < N; ++i, place.next()) y.lane[i] = ordinary<O, kind, mode>(k, place.row(), degree, x.lane[i]);
+    for (int i = 0; i < N; ++i, place.next()) {
+      const R& row = place.row();
+      x->lane[i] = at<P>(row, x->lane[i]);
+      y.lane[i] = ordinary<O, kind, mode>(k, row, degree, x->lane[i]);
+    }
     return y;
   }
 
@@ -216,7 +236,7 @@ OPAU_INLINE void stride_over(const Constants<T>& k, int degree, const E* x, E* y
 #pragma unroll 1
   for (I i = thread; i < rest; i += threads) {
     const I position = i < head ? i : i + packs * N;
-    y[position] = B::one(k, at(position).row(), degree, x[position]);
+    y[position] = B::one(k, at(position), degree, x[position]);
   }
 }
 

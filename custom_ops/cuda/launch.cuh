@@ -71,13 +71,14 @@ class Launcher final : public CudaActivation {
   using E = typename B::E;
 
  public:
-  Launcher(const Plan& plan, const Coefficients<T>& c) : degree_(plan.degree), constants_(make_constants<T>(plan)) {
-    const int64_t rows = std::max(c.numerator_rows, c.denominator_rows);
+  Launcher(const Plan& plan, const Coefficients<T>& c)
+      : degree_(plan.degree), constants_(make_constants<T>(plan)), affine_(c.affine_rows > 0), one_(c.rows() == 1 && !affine_) {
+    const int64_t rows = c.rows();
     for (int64_t group = 0; group < rows; ++group) rows_.push_back(compact(make_row(plan, c, group)));
   }
 
   int load() const override {
-    if (rows_.size() == 1) return loaded(shared_kernel<dtype, kind, mode>);
+    if (one_) return loaded(shared_kernel<dtype, kind, mode>);
     return few() ? loaded(few_groups_kernel<dtype, kind, mode, kFew>) : loaded(many_groups_kernel<dtype, kind, mode>);
   }
 
@@ -93,7 +94,7 @@ class Launcher final : public CudaActivation {
     const auto* from = static_cast<const E*>(x);
     auto* to = static_cast<E*>(y);
     const auto on = static_cast<cudaStream_t>(stream);
-    if (rows_.size() == 1) return shared(from, to, extent.count(), on);
+    if (one_) return shared(from, to, extent.count(), on);
     if (length(extent) > kPieceLimit) return long_runs(from, to, extent, on);
     return device_ ? many_groups(from, to, extent, on) : few_groups(from, to, extent, on);
   }
@@ -105,6 +106,7 @@ class Launcher final : public CudaActivation {
 
   const int degree_;
   const Constants<T> constants_;
+  const bool affine_, one_;  // one_: a row for all, and no affine, which its kernel does not know
   std::vector<R> rows_;
   const R* device_ = nullptr;
 
@@ -118,6 +120,8 @@ class Launcher final : public CudaActivation {
     std::copy_n(full.d, std::size(row.d), row.d);
     std::copy_n(full.p, std::size(row.p), row.p);
     row.top = full.top;
+    row.scale = full.scale;
+    row.shift = full.shift;
     return row;
   }
 
@@ -140,16 +144,25 @@ class Launcher final : public CudaActivation {
   int long_runs(const E* x, E* y, const Extent& extent, cudaStream_t stream) const {
     const int64_t run = length(extent);
     for (int64_t i = 0; i < extent.outer * all(); ++i) {
-      if (const int error = one_row(x + i * run, y + i * run, run, rows_[i % all()], stream)) return error;
+      if (const int error = one_run(x + i * run, y + i * run, run, rows_[i % all()], stream)) return error;
     }
     return cudaSuccess;
   }
 
-  // `groups` of the tensor's groups, in slices of `each`.
-  Layout<T> layout(const Extent& extent, int64_t groups, int64_t each) const {
-    const int64_t run = length(extent), period = each * run;
-    Layout<T> l{constants_, degree_, int(groups), int(each), divisor(run), divisor(period), extent.outer, period, all() * run, period};
-    if (each == all()) {  // one slice has all groups, so pieces touch: as many periods in each as fit
+  int one_run(const E* x, E* y, int64_t run, const R& row, cudaStream_t stream) const {
+    if (!affine_) return one_row(x, y, run, row, stream);
+    for (int64_t at = 0; at < run; at += kPieceLimit) {
+      const Extent part{1, 1, std::min(run - at, kPieceLimit)};
+      if (const int error = by_value(x + at, y + at, part, &row, 1, stream)) return error;
+    }
+    return cudaSuccess;
+  }
+
+  // `groups` of the tensor's `total` groups, in slices of `each`.
+  Layout<T> layout(const Extent& extent, int64_t total, int64_t groups, int64_t each) const {
+    const int64_t run = extent.channels / total * extent.inner, period = each * run;
+    Layout<T> l{constants_, degree_, int(groups), int(each), divisor(run), divisor(period), extent.outer, period, total * run, period};
+    if (each == total) {  // one slice has all groups, so pieces touch: as many periods in each as fit
       const int64_t periods = std::clamp<int64_t>(kPieceLimit / period, 1, extent.outer);
       l.pieces = ceiling(extent.outer, periods);
       l.span = l.stride = periods * period;
@@ -158,20 +171,23 @@ class Launcher final : public CudaActivation {
     return l;
   }
 
-  // Rows by value, as many in a launch as its parameters hold: for few groups one launch.
   int few_groups(const E* x, E* y, const Extent& extent, cudaStream_t stream) const {
-    const int64_t run = length(extent);
+    return by_value(x, y, extent, rows_.data(), all(), stream);
+  }
+
+  // `total` rows by value, as many in a launch as its parameters hold: for few groups one launch.
+  int by_value(const E* x, E* y, const Extent& extent, const R* from, int64_t total, cudaStream_t stream) const {
+    const int64_t run = extent.channels / total * extent.inner;
     int64_t processors = 0;
     if (cudaError_t error = multiprocessors(&processors)) return error;
     Rows<R, kFew> rows;
-    for (int64_t first = 0; first < all(); first += kFew) {
-      const int64_t count = std::min<int64_t>(kFew, all() - first);
-      const Layout<T> l = layout(extent, count, std::min(count, kPieceLimit / run));
-      std::copy_n(rows_.begin() + first, count, rows.row);
+    for (int64_t first = 0; first < total; first += kFew) {
+      const int64_t count = std::min<int64_t>(kFew, total - first), at = first * run;
+      const Layout<T> l = layout(extent, total, count, std::min(count, kPieceLimit / run));
+      std::copy_n(from + first, count, rows.row);
       dim3 grid, block;
       shape(l, processors, &grid, &block);
-      const E* from = x + first * run;
-      if (cudaError_t error = enqueue(few_groups_kernel<dtype, kind, mode, kFew>, grid, block, 0, stream, from, y + first * run, l, rows)) {
+      if (cudaError_t error = enqueue(few_groups_kernel<dtype, kind, mode, kFew>, grid, block, 0, stream, x + at, y + at, l, rows)) {
         return error;
       }
     }
@@ -188,7 +204,7 @@ class Launcher final : public CudaActivation {
     each = std::min(each, std::max<int64_t>(32, ceiling(all() * busy, processors)));
     if (each > 32) each = std::min(ceiling(ceiling(all(), ceiling(all(), each)), 32) * 32, all());  // even, and their borders aligned
     each = std::max(each, ceiling(all(), kLargestGridY));
-    const Layout<T> l = layout(extent, all(), each);
+    const Layout<T> l = layout(extent, all(), all(), each);
     dim3 grid, block;
     shape(l, processors, &grid, &block);
     return enqueue(many_groups_kernel<dtype, kind, mode>, grid, block, B::Shared::bytes(int(each)), stream, x, y, l, device_);

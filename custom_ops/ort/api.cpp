@@ -48,7 +48,7 @@ Error node_name(const OrtApi& api, const OrtKernelInfo* info, std::string* out) 
 }
 
 Error missing(const char* name) {
-  return std::string("attribute '") + name + "' is missing; every OrthogonalPade node needs it: export the model again";
+  return std::string("attribute '") + name + "' is missing; every node of this type needs it: write the model again";
 }
 
 Error attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name, std::string* out) {
@@ -83,9 +83,41 @@ Error rows(const char* what, const std::vector<int64_t>& shape, int64_t groups, 
   return std::string("the ") + what + " has shape " + text(shape) + "; expected " + expected;
 }
 
+// A tensor attribute of the kernel's own float type, appended to `out`; `found` says whether it is there.
+template <class T>
+Error attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name, std::vector<T>* out, std::vector<int64_t>* shape, bool* found) {
+  OrtAllocator* allocator = nullptr;
+  if (auto error = take(api, api.GetAllocatorWithDefaultOptions(&allocator)); !error.empty()) return error;
+  OrtValue* value = nullptr;
+  *found = take(api, api.KernelInfoGetAttribute_tensor(info, name, allocator, &value)).empty() && value;
+  if (!*found) return "";
+  OrtTensorTypeAndShapeInfo* described = nullptr;
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  Tensor tensor;
+  Error error = take(api, api.GetTensorTypeAndShape(value, &described));
+  if (error.empty()) error = take(api, api.GetTensorElementType(described, &type));
+  if (described) api.ReleaseTensorTypeAndShapeInfo(described);
+  if (error.empty()) error = read(api, value, &tensor);
+  const auto expected = sizeof(T) == 8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  if (error.empty() && type != expected) {
+    error = std::string("attribute '") + name + "' is not of type " + (sizeof(T) == 8 ? "double" : "float") + ", in which this node is computed";
+  }
+  if (error.empty()) {
+    int64_t count = 1;
+    for (int64_t n : tensor.shape) count *= n;
+    out->insert(out->end(), static_cast<const T*>(tensor.data), static_cast<const T*>(tensor.data) + count);
+    *shape = tensor.shape;
+  }
+  api.ReleaseValue(value);
+  return error;
+}
+
 }  // namespace
 
-Error Node::read(const OrtApi& api, const OrtKernelInfo* info) {
+const char* op_type(OpKind kind) { return kind == OpKind::fixed ? tables::kFixedOpType : tables::kOpType; }
+
+Error Node::read(const OrtApi& api, const OrtKernelInfo* info, OpKind op) {
+  kind = op;
   std::string basis, form;
   std::vector<int64_t> degrees;
   int64_t groups = 1;
@@ -100,7 +132,7 @@ Error Node::read(const OrtApi& api, const OrtKernelInfo* info) {
 }
 
 Error Node::wrong(const Error& what) const {
-  return what.empty() ? "" : std::string(tables::kOpType) + " node '" + name + "': " + what;
+  return what.empty() ? "" : std::string(op_type(kind)) + " node '" + name + "': " + what;
 }
 
 template <class T>
@@ -116,6 +148,38 @@ Error Node::coefficients(const Tensor& numerator, const Tensor& denominator, Coe
 
 template Error Node::coefficients(const Tensor&, const Tensor&, Coefficients<float>*) const;
 template Error Node::coefficients(const Tensor&, const Tensor&, Coefficients<double>*) const;
+
+template <class T>
+Error Node::coefficients(const OrtApi& api, const OrtKernelInfo* info, std::vector<T>* owned, Coefficients<T>* out) const {
+  constexpr const char* names[] = {"numerator", "denominator", "scale", "shift"};
+  size_t begin[4];
+  Tensor tensors[4];
+  bool found[4];
+  for (int i = 0; i < 4; ++i) {
+    begin[i] = owned->size();
+    if (auto error = attribute(api, info, names[i], owned, &tensors[i].shape, &found[i]); !error.empty()) return wrong(error);
+  }
+  // A denominator without coefficients may be left out: an attribute cannot be told from an empty one everywhere.
+  if (!found[0]) return wrong(missing(names[0]));
+  if (!found[1] && denominator_size(config)) return wrong(missing(names[1]));
+  if (!found[1]) tensors[1].shape = {0};
+  if (found[2] != found[3]) return wrong("of the attributes 'scale' and 'shift' only one is there; expected both or none");
+  for (int i = 0; i < 4; ++i) tensors[i].data = owned->data() + begin[i];
+  if (auto error = coefficients(tensors[0], tensors[1], out); !error.empty()) return error;
+  if (!found[2]) return "";
+  for (int i = 2; i < 4; ++i) {
+    if (tensors[i].shape != std::vector<int64_t>{config.groups}) {
+      return wrong(std::string("the ") + names[i] + " has shape " + text(tensors[i].shape) + "; expected " + text({config.groups}));
+    }
+  }
+  out->scale = static_cast<const T*>(tensors[2].data);
+  out->shift = static_cast<const T*>(tensors[3].data);
+  out->affine_rows = config.groups;
+  return "";
+}
+
+template Error Node::coefficients(const OrtApi&, const OrtKernelInfo*, std::vector<float>*, Coefficients<float>*) const;
+template Error Node::coefficients(const OrtApi&, const OrtKernelInfo*, std::vector<double>*, Coefficients<double>*) const;
 
 Error Node::extent(const std::vector<int64_t>& shape, Extent* out) const {
   *out = Extent{1, 1, 1};

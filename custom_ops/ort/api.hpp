@@ -42,18 +42,26 @@ Error read(const OrtApi&, const OrtValue*, Tensor*);
 Error read_shape(const OrtApi&, OrtTensorTypeAndShapeInfo*, std::vector<int64_t>*);  // releases the info
 std::string text(const std::vector<int64_t>& shape);
 
+// The two ops: coefficients as inputs, or as attributes with an optional affine before the activation.
+enum class OpKind { learned, fixed };
+const char* op_type(OpKind);
+
 // What a node says of itself.
 struct Node {
+  OpKind kind = OpKind::learned;
   std::string name;
   Config config;
   int64_t axis = 1;
 
-  Error read(const OrtApi&, const OrtKernelInfo*);
+  Error read(const OrtApi&, const OrtKernelInfo*, OpKind);
   // Errors of this node: which it is, then what is wrong.
   Error wrong(const Error& what) const;
   // Coefficients from the node's two inputs; shapes are checked, values are not.
   template <class T>
   Error coefficients(const Tensor& numerator, const Tensor& denominator, Coefficients<T>* out) const;
+  // The same from the attributes of a fixed node; they live in `owned`.
+  template <class T>
+  Error coefficients(const OrtApi&, const OrtKernelInfo*, std::vector<T>* owned, Coefficients<T>* out) const;
   // How X's shape splits around its channels.
   Error extent(const std::vector<int64_t>& shape, Extent* out) const;
 };

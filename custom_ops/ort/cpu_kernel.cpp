@@ -71,8 +71,8 @@ class CpuKernel final : public PreparedKernel<T, const Activation> {
 
 }  // namespace
 
-OrtStatus* make_cpu_kernel(const OrtApi& api, const OrtKernelInfo* info, Dtype dtype, std::unique_ptr<Kernel>* out) {
-  return make_prepared<CpuKernel>(api, info, dtype, out);
+OrtStatus* make_cpu_kernel(const OrtApi& api, const OrtKernelInfo* info, OpKind kind, Dtype dtype, std::unique_ptr<Kernel>* out) {
+  return make_prepared<CpuKernel>(api, info, kind, dtype, out);
 }
 
 }  // namespace opau::ort

@@ -62,8 +62,8 @@ class CudaKernel final : public PreparedKernel<T, CudaActivation> {
 
 }  // namespace
 
-OrtStatus* make_cuda_kernel(const OrtApi& api, const OrtKernelInfo* info, Dtype dtype, std::unique_ptr<Kernel>* out) {
-  return make_prepared<CudaKernel>(api, info, dtype, out);
+OrtStatus* make_cuda_kernel(const OrtApi& api, const OrtKernelInfo* info, OpKind kind, Dtype dtype, std::unique_ptr<Kernel>* out) {
+  return make_prepared<CudaKernel>(api, info, kind, dtype, out);
 }
 
 }  // namespace opau::ort

@@ -11,6 +11,12 @@ class PreparedKernel : public Kernel {
   PreparedKernel(const OrtApi& api, Node node, Dtype dtype) : api_(api), node_(std::move(node)), dtype_(dtype) {}
 
   Error prepare(const OrtKernelInfo* info) {
+    if (node_.kind == OpKind::fixed) {
+      std::vector<T> owned;
+      Coefficients<T> c;
+      Error error = node_.coefficients(api_, info, &owned, &c);
+      return error.empty() ? make(c, &prepared_) : error;
+    }
     Tensor numerator, denominator;
     bool constant = false;
     if (auto error = constant_inputs(api_, info, &numerator, &denominator, &constant); !error.empty()) return error;
@@ -20,7 +26,7 @@ class PreparedKernel : public Kernel {
   OrtStatus* compute(OrtKernelContext* context) const final {
     Run run;
     Extent extent;
-    if (auto error = run.read(api_, context); !error.empty()) return status(api_, node_.wrong(error), ORT_FAIL);
+    if (auto error = run.read(api_, context, node_.kind); !error.empty()) return status(api_, node_.wrong(error), ORT_FAIL);
     if (auto error = node_.extent(run.x.shape, &extent); !error.empty()) return status(api_, error);
     std::unique_ptr<A> made;
     if (!prepared_) {
@@ -41,7 +47,11 @@ class PreparedKernel : public Kernel {
   Error make(const Tensor& numerator, const Tensor& denominator, std::unique_ptr<A>* out) const {
     Coefficients<T> c;
     Error error = node_.coefficients(numerator, denominator, &c);
-    if (!error.empty()) return error;
+    return error.empty() ? make(c, out) : error;
+  }
+
+  Error make(const Coefficients<T>& c, std::unique_ptr<A>* out) const {
+    Error error;
     *out = A::make(node_.config, dtype_, c, &error);
     return node_.wrong(error);
   }
@@ -49,9 +59,9 @@ class PreparedKernel : public Kernel {
 
 // K<T> for the dtype that is computed in.
 template <template <class> class K>
-OrtStatus* make_prepared(const OrtApi& api, const OrtKernelInfo* info, Dtype dtype, std::unique_ptr<Kernel>* out) {
+OrtStatus* make_prepared(const OrtApi& api, const OrtKernelInfo* info, OpKind kind, Dtype dtype, std::unique_ptr<Kernel>* out) {
   Node node;
-  if (auto error = node.read(api, info); !error.empty()) return status(api, error);
+  if (auto error = node.read(api, info, kind); !error.empty()) return status(api, error);
   const auto made = [&](auto kernel) -> OrtStatus* {
     if (auto error = kernel->prepare(info); !error.empty()) return status(api, error);
     *out = std::move(kernel);

@@ -13,6 +13,7 @@ namespace opau::ort {
 namespace {
 
 struct Op : OrtCustomOp {
+  OpKind kind;
   Dtype dtype;
   const char* provider;  // null: CPU
   MakeKernel make;
@@ -30,7 +31,7 @@ OrtStatusPtr ORT_API_CALL create(const OrtCustomOp* op, const OrtApi* api, const
   return guarded(*api, [&]() -> OrtStatus* {
     *out = nullptr;
     std::unique_ptr<Kernel> kernel;
-    OrtStatus* status = self(op).make(*api, info, self(op).dtype, &kernel);
+    OrtStatus* status = self(op).make(*api, info, self(op).kind, self(op).dtype, &kernel);
     if (!status) *out = new Handle{*api, std::move(kernel)};
     return status;
   });
@@ -78,9 +79,10 @@ void ORT_API_CALL release_may_inplace(int* input, int* output) {
   delete[] output;
 }
 
-Op make_op(const char* provider, MakeKernel make, Dtype dtype) {
+Op make_op(OpKind kind, const char* provider, MakeKernel make, Dtype dtype) {
   Op op{};
   op.version = ORT_API_VERSION;
+  op.kind = kind;
   op.dtype = dtype;
   op.provider = provider;
   op.make = make;
@@ -88,10 +90,10 @@ Op make_op(const char* provider, MakeKernel make, Dtype dtype) {
   op.KernelComputeV2 = compute;
   op.KernelDestroy = destroy;
   op.InferOutputShapeFn = infer_shape;
-  op.GetName = [](const OrtCustomOp*) -> const char* { return tables::kOpType; };
+  op.GetName = [](const OrtCustomOp* o) { return op_type(self(o).kind); };
   op.GetExecutionProviderType = [](const OrtCustomOp* o) { return self(o).provider; };
   op.GetInputType = input_type;
-  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 3; };
+  op.GetInputTypeCount = [](const OrtCustomOp* o) -> size_t { return self(o).kind == OpKind::fixed ? 1 : 3; };
   op.GetOutputType = [](const OrtCustomOp* o, size_t) { return element(self(o).dtype); };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
   op.GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
@@ -117,11 +119,13 @@ struct Domain {
   Error error;
 
   explicit Domain(const OrtApi& api) {
-    for (Dtype dtype : kDtypes) {
-      ops.push_back(make_op(nullptr, make_cpu_kernel, dtype));
+    for (OpKind kind : {OpKind::learned, OpKind::fixed}) {
+      for (Dtype dtype : kDtypes) {
+        ops.push_back(make_op(kind, nullptr, make_cpu_kernel, dtype));
 #if OPAU_WITH_CUDA
-      ops.push_back(make_op("CUDAExecutionProvider", make_cuda_kernel, dtype));
+        ops.push_back(make_op(kind, "CUDAExecutionProvider", make_cuda_kernel, dtype));
 #endif
+      }
     }
     error = take(api, api.CreateCustomOpDomain(tables::kDomain, &domain));
     for (size_t i = 0; i < ops.size() && error.empty(); ++i) error = take(api, api.CustomOpDomain_Add(domain, &ops[i]));

@@ -20,7 +20,9 @@ _CHECK = "Validation"
 def collapse(
     model: Annotated[Path, typer.Argument(metavar="INPUT", help="The .onnx file; it is not touched.", show_default=False)],
     output: Annotated[Path, typer.Argument(help="The .onnx file to write.", show_default=False)],
-    form: Annotated[str, typer.Option(help="standard: operators of ONNX's default domain only.")] = "standard",
+    form: Annotated[
+        str, typer.Option(help="standard: operators of ONNX's default domain only; fused: one node, with the affine before it.")
+    ] = "standard",
     reference: Annotated[
         Path | None,
         typer.Option(help="Compare with this PyTorch model (.pt, .pt2); default: with INPUT.", rich_help_panel=_CHECK),

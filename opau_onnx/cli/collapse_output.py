@@ -14,9 +14,10 @@ from opau_onnx.collapse.summary import Side
 def show(result: CollapseResult, *, verbose: bool) -> None:
     """Print the result."""
     out = console()
-    rows = table(out, "activation", "function", "now", "operators")
+    rows = table(out, "activation", "function", "now", "operators", "absorbed")
     for r in result.replaced:
-        rows.add_row(escape(r.node), escape(str(r.before.config)), str(r.scheme), str(r.nodes))
+        taken = ", ".join(r.absorbed) or "-"
+        rows.add_row(escape(r.node), escape(str(r.before.config)), str(r.scheme), str(r.nodes), taken)
     out.print(rows)
     if result.before is not None and result.after is not None:
         _sides(out, result.before, result.after)

@@ -72,7 +72,7 @@ def export(
         str | None,
         typer.Option(
             metavar="FORM",
-            help="Turn the activations into fixed functions, as opau-collapse does: standard.",
+            help="Turn the activations into fixed functions, as opau-collapse does: standard, fused.",
             rich_help_panel=_WHAT,
         ),
     ] = None,

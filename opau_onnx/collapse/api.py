@@ -12,8 +12,8 @@ import onnx_ir as ir
 import torch
 
 from opau_onnx._version import __version__
-from opau_onnx.collapse import alone, whole
-from opau_onnx.collapse.standard import Replaced, replace_activations
+from opau_onnx.collapse import alone, fused, standard, whole
+from opau_onnx.collapse.standard import Replaced
 from opau_onnx.collapse.summary import Side, summarize
 from opau_onnx.errors import CollapseError, ExportError, ValidationError
 from opau_onnx.export import write
@@ -26,7 +26,7 @@ from opau_onnx.parity.validate import Options, Validation, validate
 from opau_onnx.reading import Source, load
 from opau_onnx.spec import DOMAIN, OP_TYPE
 
-FORMS = ("standard",)
+FORMS = {"fused": fused.replace_activations, "standard": standard.replace_activations}
 METADATA = "opau.collapse"
 REPORT_SCHEMA = "opau_onnx.collapse_report/1"
 
@@ -105,7 +105,9 @@ def collapse_model(
     Args:
         source: a file that holds ``ai.opau`` nodes with constant coefficients; it is not touched.
         output: the .onnx file to write.
-        form: "standard": operators of ONNX's default domain only, right for every input, exact up to rounding.
+        form: both are right for every input and exact up to rounding. "standard": operators of ONNX's default domain only.
+            "fused": one node for each activation, with constant coefficients and the affine (BatchNormalization, Mul, Add)
+            before it; our library has kernels for it, and a function body serves runtimes without.
         comparing: with what to compare.
         report: a JSON file to write besides.
         progress: called with a short text before each step.
@@ -124,7 +126,7 @@ def collapse_model(
     progress(f"reading {source}")
     model, external = _read(source), _has_external_data(source)
     progress("choosing how to evaluate each activation")
-    replaced = replace_activations(model)
+    replaced = FORMS[form](model)
     clean(model, form, replaced)
     with write.staging(output) as folder:
         staged = folder / output.name
@@ -206,6 +208,7 @@ def records(replaced: Sequence[Replaced]) -> list[dict[str, Any]]:
             "groups": r.frozen.config.groups,
             "evaluation": str(r.scheme),
             "operators": r.nodes,
+            "absorbed": list(r.absorbed),
         }
         for r in replaced
     ]
@@ -217,7 +220,7 @@ def clean(model: ir.Model, form: str, replaced: Sequence[Replaced]) -> None:
         del model.graph.initializers[name]
     for key in [k for k in model.functions if k[:2] == (DOMAIN, OP_TYPE)]:
         del model.functions[key]
-    if not opau_nodes(model):
+    if form == "standard":
         model.graph.opset_imports.pop(DOMAIN, None)
     model.metadata_props.pop("opau.activations", None)
     model.metadata_props[METADATA] = json.dumps({"activations": records(replaced), "form": form}, sort_keys=True)

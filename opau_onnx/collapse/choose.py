@@ -65,7 +65,7 @@ def error(frozen: Frozen, scheme: Scheme, known: list[oracle.Evaluation] | None 
 def one_row(frozen: Frozen, row: int) -> Frozen:
     """The activation of one group."""
     c, d = (v if v.ndim == 1 else v[row] for v in (frozen.numerator, frozen.denominator))
-    return Frozen(replace(frozen.config, groups=1), c, d, frozen.compute)
+    return Frozen(replace(frozen.config, groups=1), c, d, frozen.compute)  # without the affine, which is the input's
 
 
 def share(known: oracle.Evaluation, actual: Any, dtype: str, *, safe: bool = True) -> float:

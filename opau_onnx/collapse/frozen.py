@@ -25,21 +25,27 @@ class Frozen:
         numerator: shape (k + 1,), or (groups, k + 1); float64, exactly the file's numbers.
         denominator: likewise.
         compute: "float32" or "float64": the dtype that it is computed in.
+        affine: (scale, shift) of shape (groups,) each: the function of scale x + shift; None for the function of x.
     """
 
     config: Config
     numerator: Array
     denominator: Array
     compute: str
+    affine: tuple[Array, Array] | None = None
 
     def column(self, which: str, index: int) -> Array:
         """Coefficient ``index`` of "numerator" or "denominator": shape (), or (groups, 1) where groups differ."""
         values: Array = getattr(self, which)
         return np.asarray(values[index]) if values.ndim == 1 else values[:, index : index + 1]
 
+    def wide(self) -> Frozen:
+        """The function itself, without the affine."""
+        return replace(self, affine=None)
+
     def key(self) -> tuple[Any, ...]:
         """Equal for activations that compute the same."""
-        parts = (self.numerator, self.denominator)
+        parts = (self.numerator, self.denominator, *(self.affine or ()))
         return (self.config, self.compute, *((p.shape, p.tobytes()) for p in parts))
 
 
@@ -76,10 +82,10 @@ def trim(frozen: Frozen) -> Frozen:
     config, first = frozen.config, frozen.config.denominator_form.first
     numerator, denominator = (_one_row(v) for v in (frozen.numerator, frozen.denominator))
     degrees = (max(_top(numerator), 0), max(_top(denominator) + first, 0))
-    groups = config.groups if 2 in (numerator.ndim, denominator.ndim) else 1
+    groups = config.groups if frozen.affine is not None or 2 in (numerator.ndim, denominator.ndim) else 1
     small = replace(config, degrees=degrees, groups=groups)
     return Frozen(
-        small, numerator[..., : small.numerator_size], denominator[..., : small.denominator_size], frozen.compute
+        small, numerator[..., : small.numerator_size], denominator[..., : small.denominator_size], frozen.compute, frozen.affine
     )
 
 

@@ -105,6 +105,9 @@ def evaluate(ops: formula.Ops, frozen: Frozen, scheme: Scheme, x: Any) -> Any:
         scheme: how.
         x: broadcasts against the coefficients' shapes () or (groups, 1).
     """
+    if frozen.affine is not None:
+        scale, shift = (_cast(frozen, v.reshape(-1, 1)) for v in frozen.affine)
+        x = x * scale + shift
     if not scheme.clamped:
         return _scaled(ops, frozen, x)
     limit, tail = clamp_limit(frozen), Tail.of(frozen)

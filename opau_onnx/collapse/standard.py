@@ -16,7 +16,7 @@ from opau_onnx.export.function import opau_nodes
 from opau_onnx.export.graph import MODULE
 from opau_onnx.spec import Config
 
-_WIDE = {"float32": ir.DataType.FLOAT, "float64": ir.DataType.DOUBLE}
+WIDE = {"float32": ir.DataType.FLOAT, "float64": ir.DataType.DOUBLE}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,7 @@ class Replaced:
         nodes: operators that took its place.
         input, output: names of the tensors.
         dtype, shape: of them; shape is None where it is not known.
+        absorbed: operators around the activation that are part of ``frozen`` now.
     """
 
     node: str
@@ -43,6 +44,7 @@ class Replaced:
     output: str
     dtype: ir.DataType
     shape: ir.Shape | None
+    absorbed: tuple[str, ...] = ()
 
 
 def replace_activations(model: ir.Model) -> list[Replaced]:
@@ -68,7 +70,7 @@ def replace_activations(model: ir.Model) -> list[Replaced]:
 def _replace(constants: Constants, node: ir.Node, before: Frozen, frozen: Frozen, scheme: Scheme) -> Replaced:
     x, result = node.inputs[0], node.outputs[0]
     assert x is not None
-    kind = x.dtype or result.dtype or _WIDE[frozen.compute]
+    kind = x.dtype or result.dtype or WIDE[frozen.compute]
     new = write(constants, x, frozen, scheme, kind)
     last = new[-1].outputs[0]
     name, shape = str(result.name), result.shape
@@ -94,7 +96,7 @@ def write(constants: Constants, x: ir.Value, frozen: Frozen, scheme: Scheme, kin
         x: of dtype ``kind``, which is computed in float32 where it has 16 bits.
         frozen, scheme: what, and how.
     """
-    config, wide = frozen.config, _WIDE[frozen.compute]
+    config, wide = frozen.config, WIDE[frozen.compute]
     axis = _channels(config, x)
     plain = config.groups == 1 or axis is not None
     writer = Writer(constants, frozen.compute, _spreader(config, x, axis))

@@ -28,7 +28,8 @@ class Side:
     """One file.
 
     Attributes:
-        nodes: operators that run where no library of ours is registered: the function bodies are counted, not their calls.
+        nodes: operators that run where no library of ours is registered: the function bodies are counted, not their calls,
+            and no constants.
         operators: those of them, by name.
         parameters: numbers stored in the file.
         file_bytes: of the .onnx file, and of its external data.
@@ -94,6 +95,7 @@ def _side(path: Path, times: dict[str, float]) -> Side:
     data = {entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"}
     parameters = sum(_elements(t) for t in model.graph.initializer)
     operators = Counter(node.op_type for node in onnx.inliner.inline_local_functions(model).graph.node)
+    del operators["Constant"]
     size = sum(p.stat().st_size for p in (path, *(path.parent / name for name in data)))
     return Side(sum(operators.values()), dict(sorted(operators.items())), parameters, size, times)
 

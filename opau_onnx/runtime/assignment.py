@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from opau_onnx.spec import DOMAIN, OP_TYPE
+from opau_onnx.spec import DOMAIN, OP_TYPES
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 RECORD = "session.record_ep_graph_assignment_info"
 """onnxruntime's session configuration that keeps the record."""
 
-_INLINED = f"_inlfunc_{OP_TYPE}_"
-"""How onnxruntime names the nodes of our function's body when it inlines it."""
+_INLINED = tuple(f"_inlfunc_{op_type}_" for op_type in OP_TYPES)
+"""How onnxruntime names the nodes of our functions' bodies when it inlines them."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def assignments(session: onnxruntime.InferenceSession) -> list[Assignment]:
     kernels: dict[str, list[str]] = {}
     bodies: Counter[str] = Counter()
     for provider, name, domain, op_type in _record(session):
-        if (domain, op_type) == (DOMAIN, OP_TYPE):
+        if domain == DOMAIN and op_type in OP_TYPES:
             kernels.setdefault(provider, []).append(name)
-        elif _INLINED in name:
+        elif any(sign in name for sign in _INLINED):
             bodies[provider] += 1
     found = [Assignment(tuple(names), provider, "kernel", len(names)) for provider, names in kernels.items()]
     return found + [Assignment((), provider, "function", count) for provider, count in bodies.items()]

@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from opau_onnx import oracle
-from opau_onnx.spec import DOMAIN, OP_TYPE, Config
+from opau_onnx.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
 
 NCHWC = "com.microsoft.nchwc"
 
@@ -45,7 +45,7 @@ def rewrite(model: onnx.ModelProto) -> Rewritten:
     kept: dict[str, str] = {}
     dropped: list[onnx.NodeProto] = []
     for node in graph.node:
-        if (node.domain, node.op_type) != (DOMAIN, OP_TYPE):
+        if node.domain != DOMAIN or node.op_type not in OP_TYPES:
             continue
         before = producers.get(node.input[0])
         after = [n for n in graph.node if node.output[0] in n.input]
@@ -96,11 +96,15 @@ def _int(node: onnx.NodeProto, name: str, default: int = 0) -> int:
 
 
 def _finite_at_zero(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    stored = {t.name: t for t in model.graph.initializer}
-    if not all(name in stored for name in node.input[1:3]):
-        return False
-    c, d = (numpy_helper.to_array(stored[name]) for name in node.input[1:3])
     values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    stored = {t.name: t for t in model.graph.initializer}
+    if node.op_type == FIXED_OP_TYPE:
+        found = [values.get(name) for name in ("numerator", "denominator")]
+    else:
+        found = [stored.get(name) for name in node.input[1:3]]
+    if found[0] is None or (found[1] is None and node.op_type != FIXED_OP_TYPE):
+        return False
+    c, d = (np.zeros(0) if t is None else numpy_helper.to_array(t) for t in found)
     config = Config(values["basis"].decode(), values["form"].decode(), tuple(values["degrees"]))
     return bool(np.isfinite(oracle.evaluate(config, np.zeros(1), c, d).value).all())
 

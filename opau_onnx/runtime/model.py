@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from opau_onnx.errors import SpecError
-from opau_onnx.spec import DOMAIN, OP_TYPE, OPSET_VERSION
+from opau_onnx.spec import DOMAIN, OP_TYPE, OP_TYPES, OPSET_VERSION
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,11 @@ def read(model: Path | bytes | onnx.ModelProto) -> Contents:
             model = onnx.load_model_from_string(content)
         except Exception as error:  # protobuf's own types
             raise SpecError(f"this is not an ONNX model: {type(error).__name__}: {error}") from None
-    functions = [f for f in model.functions if (f.domain, f.name) == (DOMAIN, OP_TYPE)]
+    functions = [f for f in model.functions if f.domain == DOMAIN and f.name in OP_TYPES]
     others = [node for f in model.functions if f not in functions for node in f.node]
     versions = [entry.version for entry in model.opset_import if entry.domain == DOMAIN]
-    found = tuple(node.name for node in _all((*model.graph.node, *others)) if (node.domain, node.op_type) == (DOMAIN, OP_TYPE))
+    every = _all((*model.graph.node, *others))
+    found = tuple(node.name for node in every if node.domain == DOMAIN and node.op_type in OP_TYPES)
     external = any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
     return Contents(found, versions[0] if versions else None, bool(functions), external)
 

@@ -9,8 +9,8 @@ namespace opau {
 inline constexpr int kKinds = 4, kModes = 3;
 
 // Coefficients where every channel has its own and channels lie side by side: value i of channel n at lanes[i * stride + n];
-// the c_i come first (kRowSize of them), then the d_j, then the monomials p_i.
-inline constexpr int kLaneValues = 2 * kRowSize + kUnrolledK + 1;
+// the c_i come first (kRowSize of them), then the d_j, then the monomials p_i, scale and shift.
+inline constexpr int kLaneScale = 2 * kRowSize + kUnrolledK + 1, kLaneValues = kLaneScale + 2;
 
 template <class T>
 struct Lanes {
@@ -29,9 +29,15 @@ using RowKernel = void (*)(const Constants<T>&, const FullRow<T>&, int degree, c
 template <class T>
 using LaneKernel = void (*)(const Constants<T>&, const Lanes<T>&, int degree, const void* x, void* y, int64_t channel, int64_t count);
 
+// One row for all elements, and for each its own scale and shift: readable for a vector beyond count.
+template <class T>
+using TileKernel = void (*)(const Constants<T>&, const FullRow<T>&, int degree, const T* scale, const T* shift, const void* x, void* y, int64_t count);
+
 template <class T>
 struct KernelSet {
   RowKernel<T> row[kKinds][kModes];
+  RowKernel<T> affine_row[kKinds][kModes];  // the same at scale x + shift; lanes always do
+  TileKernel<T> tile[kKinds][kModes];
   LaneKernel<T> lane[kKinds][kModes];
 };
 

@@ -52,6 +52,7 @@ struct Row {
   T d[D];
   T p[kUnrolledK + 1];  // the numerator in monomials, where k <= kUnrolledK
   T top;                // M: the largest degree whose coefficient is not zero
+  T scale, shift;       // f is evaluated at fma(x, scale, shift); 1 and -0, which change no bit, where there is no affine
 };
 
 template <class T>

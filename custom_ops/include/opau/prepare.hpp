@@ -7,13 +7,18 @@
 
 namespace opau {
 
-// Coefficients as the node has them: rows x size values, row-major; rows is 1 or config.groups.
+// Coefficients as the node has them: rows x size values, row-major; rows is 1 or config.groups. Where there is an affine before the
+// activation, x becomes scale x + shift, with a value for each of affine_rows rows.
 template <class T>
 struct Coefficients {
   const T* numerator;
   int64_t numerator_rows;
   const T* denominator;
   int64_t denominator_rows;
+  const T* scale = nullptr;
+  const T* shift = nullptr;
+  int64_t affine_rows = 0;
+  int64_t rows() const { return numerator_rows > 1 ? numerator_rows : denominator_rows > 1 ? denominator_rows : affine_rows > 1 ? affine_rows : 1; }
 };
 
 // Where a tensor's channels lie: x has outer * channels * inner elements; groups divide channels. Shared: {1, 1, count}.
