@@ -47,8 +47,8 @@ OP_TYPE = "OrthogonalPade"
 T is float16, bfloat16, float32 or float64. TC, in which everything is computed, is float64 when T is float64, else float32.
 """
 FIXED_OP_TYPE = "FixedOrthogonalPade"
-"""The same function with constant coefficients: input X (T), output Y (T). Attributes besides basis, form, degrees, groups, axis:
-numerator, denominator (tensors of TC), and, both or neither, scale and shift (tensors of TC, shape (groups,)): then it is
+"""The same function with constant coefficients: input X (T), output Y (T). Attributes besides basis, form, degrees, groups and
+axis: numerator, denominator (tensors of TC), and, both or neither, scale and shift (tensors of TC, shape (groups,)): then it is
 the function of scale X + shift.
 """
 OP_TYPES = (OP_TYPE, FIXED_OP_TYPE)

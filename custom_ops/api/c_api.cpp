@@ -50,10 +50,12 @@ const opau::InstructionSet* chosen(int index, std::string* error) {
 
 template <class T>
 std::string create(const opau::Config& config, opau::Dtype dtype, const void* numerator, int64_t numerator_rows,
-                   const void* denominator, int64_t denominator_rows, const opau::InstructionSet& set, opau_activation** out) {
+                   const void* denominator, int64_t denominator_rows, const void* scale, const void* shift,
+                   const opau::InstructionSet& set, opau_activation** out) {
   std::string error;
+  if (!scale != !shift) return "of scale and shift only one is given; expected both or none";
   const opau::Coefficients<T> c{static_cast<const T*>(numerator), numerator_rows, static_cast<const T*>(denominator),
-                                denominator_rows};
+                                denominator_rows, static_cast<const T*>(scale), static_cast<const T*>(shift), scale ? config.groups : 0};
   auto activation = opau::Activation::make(config, dtype, c, &error, set);
   if (activation) *out = new opau_activation{std::move(activation)};
   return error;
@@ -77,7 +79,7 @@ int opau_instruction_set_available(int index) {
 
 const char* opau_create(const char* basis, const char* form, int64_t k, int64_t l, int64_t groups, int dtype,
                         const void* numerator, int64_t numerator_rows, const void* denominator, int64_t denominator_rows,
-                        int instruction_set, opau_activation** out) {
+                        const void* scale, const void* shift, int instruction_set, opau_activation** out) {
   *out = nullptr;
   return guarded([&]() -> std::string {
     opau::Config config;
@@ -87,11 +89,11 @@ const char* opau_create(const char* basis, const char* form, int64_t k, int64_t 
     if (!set) return error;
     switch (opau::Dtype(dtype)) {
       case opau::Dtype::float64:
-        return create<double>(config, opau::Dtype(dtype), numerator, numerator_rows, denominator, denominator_rows, *set, out);
+        return create<double>(config, opau::Dtype(dtype), numerator, numerator_rows, denominator, denominator_rows, scale, shift, *set, out);
       case opau::Dtype::float32:
       case opau::Dtype::float16:
       case opau::Dtype::bfloat16:
-        return create<float>(config, opau::Dtype(dtype), numerator, numerator_rows, denominator, denominator_rows, *set, out);
+        return create<float>(config, opau::Dtype(dtype), numerator, numerator_rows, denominator, denominator_rows, scale, shift, *set, out);
     }
     return "dtype is " + std::to_string(dtype) + "; expected 1 (float32), 10 (float16), 11 (float64) or 16 (bfloat16)";
   });

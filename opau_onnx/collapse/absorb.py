@@ -1,7 +1,7 @@
-"""Pass: a per-channel affine directly before an activation (BatchNormalization, Mul, Add, Sub, Div with constants) becomes part of it.
+"""Pass: a per-channel affine directly before an activation becomes part of it.
 
-f(scale x + shift) costs one fused multiply-add in the kernel, and the affine's own pass over memory is gone. A multiplication by
-constants directly after it becomes part of the numerator.
+That is BatchNormalization, Mul, Add, Sub, Div with constants. f(scale x + shift) costs one fused multiply-add in a kernel, and
+the affine's own pass over memory is gone. A multiplication by one number directly after it becomes part of the numerator.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Absorbed:
 
 
 def absorb(node: ir.Node, frozen: Frozen) -> Absorbed:
-    """Everything that can be absorbed around an activation; channels must be known, and nothing else may read what is between."""
+    """All that can be absorbed around an activation; channels must be known, and nothing else may read what is between."""
     x, result = node.inputs[0], node.outputs[0]
     assert x is not None
     found = Absorbed(frozen, x, result)
@@ -55,7 +55,7 @@ def _channels(x: ir.Value, frozen: Frozen) -> tuple[int, int] | None:
     axis = frozen.config.axis if frozen.config.groups > 1 else 1
     if not -rank <= axis < rank or not isinstance(x.shape[axis], int):
         return None
-    return axis % rank, int(x.shape[axis])  # type: ignore[call-overload]
+    return axis % rank, int(x.shape[axis])
 
 
 def _before(found: Absorbed) -> bool:

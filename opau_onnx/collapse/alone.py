@@ -19,7 +19,7 @@ from opau_onnx.parity.compare import UNIT_ROUNDOFF, compare
 from opau_onnx.parity.runtimes import open_model, to_numpy
 
 AFFINE_ROUNDINGS = 4.0
-"""Of scale x + shift, in units of the roundoff of both terms' sizes: two operations on constants that were rounded themselves."""
+"""Of scale x + shift, in units of the roundoff of both terms' sizes: two operations on constants that were rounded too."""
 
 
 def check(model: ir.Model, replaced: Replaced) -> ActivationCheck:

@@ -27,7 +27,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "opau_instruction_set_available": (_int, [_int]),
     "opau_create": (
         _text,
-        [_text, _text, _wide, _wide, _wide, _int, _pointer, _wide, _pointer, _wide, _int, ctypes.POINTER(_pointer)],
+        [
+            _text, _text, _wide, _wide, _wide, _int, _pointer, _wide, _pointer, _wide, _pointer, _pointer, _int,
+            ctypes.POINTER(_pointer),
+        ],
     ),
     "opau_destroy": (None, [_pointer]),
     "opau_run": (_text, [_pointer, _pointer, _pointer, _wide, _wide, _wide, _wide, _wide, _int]),
@@ -86,13 +89,16 @@ class Activation:
 
     def __init__(
         self, config: Config, numerator: Any, denominator: Any, dtype: str = "float32", *,
-        instruction_set: str | None = None, library: ctypes.CDLL | None = None,
+        affine: tuple[Any, Any] | None = None, instruction_set: str | None = None, library: ctypes.CDLL | None = None,
     ) -> None:  # fmt: skip
         self._library = library or open_library()
         self.config, self.dtype = config, dtype
         exact = np.float64 if dtype == "float64" else np.float32
         c, d = (np.ascontiguousarray(v, dtype=exact) for v in (numerator, denominator))
         config.check_coefficients(c.shape, d.shape)
+        scale, shift = (np.ascontiguousarray(v, dtype=exact) for v in affine or (np.zeros(0), np.zeros(0)))
+        if affine is not None and not scale.shape == shift.shape == (config.groups,):
+            raise SpecError(f"scale and shift have shapes {scale.shape} and {shift.shape}; expected {(config.groups,)} both")
         index = -1
         if instruction_set is not None:
             index = instruction_sets(self._library, available=False).index(instruction_set)
@@ -102,7 +108,7 @@ class Activation:
             self._library.opau_create(
                 config.basis.encode(), config.form.encode(), k, l, config.groups, DTYPES[dtype],
                 c.ctypes.data, c.shape[0] if c.ndim > 1 else 1, d.ctypes.data, d.shape[0] if d.ndim > 1 else 1,
-                index, ctypes.byref(handle),
+                *(v.ctypes.data if affine is not None else None for v in (scale, shift)), index, ctypes.byref(handle),
             )
         )  # fmt: skip
         self.handle = handle

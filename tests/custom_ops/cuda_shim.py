@@ -84,20 +84,23 @@ class Kernels:
     """
 
     def __init__(
-        self, library: Path, config: Config, numerator: Any, denominator: Any, dtype: str, upload: bool = True
-    ) -> None:
+        self, library: Path, config: Config, numerator: Any, denominator: Any, dtype: str, upload: bool = True,
+        affine: tuple[Any, Any] | None = None,
+    ) -> None:  # fmt: skip
         self._library = ctypes.CDLL(str(library))
         self._library.shim_create.restype = ctypes.c_char_p
         self.config, self.dtype, self.launches = config, dtype, 0
         exact = np.float64 if dtype == "float64" else np.float32
         c, d = (np.ascontiguousarray(v, dtype=exact) for v in (numerator, denominator))
         self._handle = ctypes.c_void_p()
+        around = [np.ascontiguousarray(v, dtype=exact) for v in affine or ()]
         k, l = config.degrees
         wide, pointer = ctypes.c_int64, ctypes.c_void_p
         message = self._library.shim_create(
             config.basis.encode(), config.form.encode(), wide(k), wide(l), wide(config.groups), DTYPES[dtype],
             pointer(c.ctypes.data), wide(c.shape[0] if c.ndim > 1 else 1), pointer(d.ctypes.data),
-            wide(d.shape[0] if d.ndim > 1 else 1), int(upload), ctypes.byref(self._handle),
+            wide(d.shape[0] if d.ndim > 1 else 1), *([pointer(v.ctypes.data) for v in around] or (None, None)), int(upload),
+            ctypes.byref(self._handle),
         )  # fmt: skip
         assert message is None, message.decode()
 

@@ -166,6 +166,23 @@ def test_each_element_of_groups_is_written_once(library: Path, groups: int) -> N
             assert (writes == 1).all()
 
 
+@pytest.mark.parametrize("dtype", NUMPY)
+@pytest.mark.parametrize("upload", [True, False], ids=["constant", "by value"])
+def test_an_affine_before_the_activation(library: Path, upload: bool, dtype: str) -> None:
+    rng = np.random.default_rng(2)
+    for groups, shape in ((1, (50,)), (3, (5, 3, 50)), (6, (40, 6)), (100, (3, 100, 7)), (700, (2, 700))):
+        config = Config("hermite_e", groups=groups)
+        x = values(config, dtype, int(np.prod(shape))).reshape(shape)
+        affine = rng.uniform(-2, 2, groups), rng.uniform(-1, 1, groups)
+        for own in ((True, True), (False, False)):
+            c, d = drawn(config, own if groups > 1 else (False, False))
+            expected = native.Activation(config, c, d, dtype, affine=affine)(x)
+            kernels = Kernels(library, config, c, d, dtype, upload, affine)
+            for processors, largest in GRIDS:
+                check(kernels, expected, x, shape, processors=processors, largest=largest)
+            check(kernels, expected, x, shape, piece_limit=20)
+
+
 @pytest.mark.parametrize("limit", [10, 100, 1000])
 def test_pieces_beyond_the_limit_are_divided(library: Path, limit: int) -> None:
     """The limit is 2**30 elements in earnest; longer runs are launched one by one."""

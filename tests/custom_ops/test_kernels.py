@@ -185,6 +185,56 @@ def test_any_span_of_a_grouped_tensor(library: Any, c: Case) -> None:
         assert np.array_equal(y, expected)
 
 
+AFFINES = [(1, (3, 50)), (6, (2, 6, 35)), (6, (40, 6)), (600, (5, 600)), (6, (1, 6, 3000))]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own rows"])
+@pytest.mark.parametrize("dtype", NUMPY)
+@pytest.mark.parametrize("basis", ["power", "hermite_e", "legendre", "laguerre"])
+def test_an_affine_before_the_activation(library: Any, basis: str, dtype: str, own: bool) -> None:
+    """Powers of two and zero round nothing: bit for bit the activation of what numpy makes of x. Others: the oracle decides."""
+    rng = np.random.default_rng(7)
+    exact = np.float64 if dtype == "float64" else np.float32
+    for groups, shape in AFFINES:
+        config = Config(basis, groups=groups)
+        rows = (groups,) if own and groups > 1 else ()
+        c, d = rng.uniform(-1, 1, (*rows, 6)), rng.uniform(-1, 1, (*rows, 4))
+        x = np.resize(patterns(dtype)[::7], shape).astype(NUMPY[dtype])
+        with np.errstate(all="ignore"):
+            x = np.where(np.abs(x.astype(exact)) < 2.0**12, x, 1).astype(NUMPY[dtype])  # the product fits every dtype
+        along = (1, -1) + (1,) * (len(shape) - 2)
+        scale = 2.0 ** rng.integers(0, 3, groups)
+        shift = np.zeros(groups)
+        moved = (x.astype(exact) * scale.astype(exact).reshape(along if groups > 1 else -1)).astype(NUMPY[dtype])
+        plain = native.Activation(config, c, d, dtype, library=library)
+        for name in sets(library):
+            y = native.Activation(config, c, d, dtype, affine=(scale, shift), instruction_set=name, library=library)(x)
+            expected = plain(moved)
+            assert np.array_equal(y, expected, equal_nan=True), (name, groups, shape)
+        x = (rng.standard_normal(shape) * 3).astype(NUMPY[dtype])
+        scale, shift = rng.uniform(0.5, 2, groups).astype(exact), rng.uniform(-1, 1, groups).astype(exact)
+        results = [
+            native.Activation(config, c, d, dtype, affine=(scale, shift), instruction_set=name, library=library)(x)
+            for name in sets(library)
+        ]
+        assert all(np.array_equal(results[0], other, equal_nan=True) for other in results[1:])
+        wide = x.astype(np.float64) * scale.astype(np.float64).reshape(along if groups > 1 else -1)
+        at = wide + shift.astype(np.float64).reshape(along if groups > 1 else -1)
+        known = oracle.evaluate(config, at, c.astype(exact), d.astype(exact))
+        usual = known.condition < 10
+        error = np.abs(results[0].astype(np.float64) - known.value)[usual]
+        assert usual.mean() > 0.4
+        assert (error <= 100 * ROUNDOFF[dtype] * (1 + np.abs(known.value[usual]))).all()
+
+
+def test_a_wrong_affine(library: Any) -> None:
+    config = Config(groups=3)
+    with pytest.raises(SpecError, match=r"expected \(3,\) both"):
+        native.Activation(config, np.ones(6), np.ones(4), affine=(np.ones(3), np.ones(2)), library=library)
+    with pytest.raises(SpecError, match="the shift's coefficient 1 is NaN"):
+        native.Activation(config, np.ones(6), np.ones(4), affine=(np.ones(3), [0, np.nan, 0]), library=library)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_conversions_round_to_nearest_even(library: Any, dtype: str) -> None:
     """y = x / 3, where numpy's own arithmetic and conversion give the same for every input."""
@@ -238,12 +288,13 @@ def test_the_library_names_what_it_does_not_know(library: Any) -> None:
     out = ctypes.c_void_p()
     c = np.zeros(6, np.float32)
     create = library.opau_create
-    p = c.ctypes.data
-    assert b"unknown basis 'bessel'" in create(b"bessel", b"abs_terms", 5, 4, 1, 1, p, 1, p, 1, -1, ctypes.byref(out))
-    assert b"unknown denominator form" in create(b"power", b"safe", 5, 4, 1, 1, p, 1, p, 1, -1, ctypes.byref(out))
-    assert b"degrees is (17, 4)" in create(b"power", b"plain", 17, 4, 1, 1, p, 1, p, 1, -1, ctypes.byref(out))
-    assert b"groups is 0" in create(b"power", b"plain", 5, 4, 0, 1, p, 1, p, 1, -1, ctypes.byref(out))
-    assert b"dtype is 7" in create(b"power", b"plain", 5, 4, 1, 7, p, 1, p, 1, -1, ctypes.byref(out))
-    assert b"2 rows; expected 1" in create(b"power", b"plain", 5, 4, 1, 1, p, 2, p, 1, -1, ctypes.byref(out))
-    assert b"instruction set 99 does not exist" in create(b"power", b"plain", 5, 4, 1, 1, p, 1, p, 1, 99, ctypes.byref(out))
+    p, none = c.ctypes.data, (None, None)
+    assert b"only one is given" in create(b"power", b"plain", 5, 4, 1, 1, p, 1, p, 1, p, None, -1, ctypes.byref(out))
+    assert b"unknown basis 'bessel'" in create(b"bessel", b"abs_terms", 5, 4, 1, 1, p, 1, p, 1, *none, -1, ctypes.byref(out))
+    assert b"unknown denominator form" in create(b"power", b"safe", 5, 4, 1, 1, p, 1, p, 1, *none, -1, ctypes.byref(out))
+    assert b"degrees is (17, 4)" in create(b"power", b"plain", 17, 4, 1, 1, p, 1, p, 1, *none, -1, ctypes.byref(out))
+    assert b"groups is 0" in create(b"power", b"plain", 5, 4, 0, 1, p, 1, p, 1, *none, -1, ctypes.byref(out))
+    assert b"dtype is 7" in create(b"power", b"plain", 5, 4, 1, 7, p, 1, p, 1, *none, -1, ctypes.byref(out))
+    assert b"2 rows; expected 1" in create(b"power", b"plain", 5, 4, 1, 1, p, 2, p, 1, *none, -1, ctypes.byref(out))
+    assert b"instruction set 99 does" in create(b"power", b"plain", 5, 4, 1, 1, p, 1, p, 1, *none, 99, ctypes.byref(out))
     assert out.value is None

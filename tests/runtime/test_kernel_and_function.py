@@ -29,7 +29,7 @@ def _library() -> None:
 
 def run(session: onnxruntime.InferenceSession, *arrays: Any) -> Any:
     feed = {v.name: ort_value(single.to_torch(a)) for v, a in zip(session.get_inputs(), arrays, strict=True)}
-    return single.wide(_array(session.run_withort_values(None, feed)[0]))
+    return single.wide(_array(session.run_with_ort_values(None, feed)[0]))
 
 
 def implementation(session: onnxruntime.InferenceSession) -> set[str]:

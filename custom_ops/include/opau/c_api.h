@@ -24,10 +24,11 @@ OPAU_EXPORT const char* opau_instruction_set_name(int index);
 OPAU_EXPORT int opau_instruction_set_available(int index);
 
 /* dtype: 1 float32, 10 float16, 11 float64, 16 bfloat16 (ONNX's numbers). Coefficients: float64 for float64, else float32;
- * rows x size, rows 1 or groups. instruction_set: an index, or -1 for the fastest that is available. */
+ * rows x size, rows 1 or groups. scale, shift: both null, or groups values each: then f(scale x + shift). instruction_set: an index, or -1 for the fastest that is available. */
 OPAU_EXPORT const char* opau_create(const char* basis, const char* form, int64_t k, int64_t l, int64_t groups, int dtype,
                                     const void* numerator, int64_t numerator_rows, const void* denominator,
-                                    int64_t denominator_rows, int instruction_set, opau_activation** out);
+                                    int64_t denominator_rows, const void* scale, const void* shift, int instruction_set,
+                                    opau_activation** out);
 OPAU_EXPORT void opau_destroy(opau_activation*);
 
 /* y[begin, end) from x[begin, end) of tensors of outer x channels x inner elements; one thread. */

@@ -39,13 +39,15 @@ struct Shim {
 static std::string message;
 
 const char* shim_create(const char* basis, const char* form, int64_t k, int64_t l, int64_t groups, int dtype, const void* numerator,
-                        int64_t numerator_rows, const void* denominator, int64_t denominator_rows, int upload, Shim** out) {
+                        int64_t numerator_rows, const void* denominator, int64_t denominator_rows, const void* scale,
+                        const void* shift, int upload, Shim** out) {
   opau::Config config;
   message = opau::find_config(basis, form, k, l, groups, &config);
   if (!message.empty()) return message.c_str();
   const auto made = [&](auto zero) {
     using T = decltype(zero);
-    const opau::Coefficients<T> c{static_cast<const T*>(numerator), numerator_rows, static_cast<const T*>(denominator), denominator_rows};
+    const opau::Coefficients<T> c{static_cast<const T*>(numerator), numerator_rows, static_cast<const T*>(denominator), denominator_rows,
+                                  static_cast<const T*>(scale), static_cast<const T*>(shift), scale ? groups : 0};
     return opau::CudaActivation::make(config, opau::Dtype(dtype), c, &message);
   };
   auto shim = std::make_unique<Shim>();

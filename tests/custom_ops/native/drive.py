@@ -66,7 +66,7 @@ def overflow(library: str) -> None:
     p = ctypes.c_void_p(c.ctypes.data)
     one, minus = ctypes.c_int64(1), ctypes.c_int(-1)
     k, l = ctypes.c_int64(5), ctypes.c_int64(4)
-    lib.opau_create(b"power", b"abs_terms", k, l, one, ctypes.c_int(1), p, one, p, one, minus, ctypes.byref(out))
+    lib.opau_create(b"power", b"abs_terms", k, l, one, ctypes.c_int(1), p, one, p, one, None, None, minus, ctypes.byref(out))
     short = libc.malloc(100 * 4)
     lib.opau_run(out, short, short, 1, 1, 101, 0, 101, 0)
 
