@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from opau_onnx.spec import Config
+from opau_onnx.spec import Config, ordinary_limit
 
 Array = npt.NDArray[np.float64]
 _EMPTY = -(10**6)  # exponent of zero: below every other
@@ -66,12 +66,16 @@ class Evaluation:
             many times a relative error of the terms can grow. inf where P is 0.
         bound: first-order bound of the absolute error, in units of the unit roundoff u of the arithmetic used: an
             evaluation by the recurrence in precision u, rounded once to the same precision, differs from ``value`` by
-            at most ``bound * u`` plus terms of order u**2.
+            at most ``bound * u`` plus terms of order u**2, plus ``underflow`` subnormal steps.
+        underflow: what scaled arithmetic beyond X0 may lose besides, in units of the smallest subnormal number: the weights
+            r**(M - i) may be subnormal themselves, and what they lose is multiplied by their terms. 0 up to X0; it matters only
+            where ``value`` is close to the subnormal numbers.
     """
 
     value: Array
     condition: Array
     bound: Array
+    underflow: Array
 
 
 def basis(config: Config, x: Any) -> list[Big]:
@@ -106,7 +110,7 @@ def evaluate(config: Config, x: Any, numerator: Any, denominator: Any) -> Evalua
         result = _evaluate(config, finite, c_rows, d_rows)
         value = np.where(np.isinf(x), _limit(config, x, c_rows, d_rows), result.value)
     value = np.where(np.isnan(x), np.nan, value)
-    return Evaluation(value, result.condition, result.bound)
+    return Evaluation(value, result.condition, result.bound, result.underflow)
 
 
 def _broadcast(config: Config, axis: int, shape: tuple[int, ...], values: Array) -> list[Array]:
@@ -148,7 +152,7 @@ def _evaluate(config: Config, x: Array, c: list[Array], d: list[Array]) -> Evalu
     # Errors of the sums in units of u: each term carries its basis value's error, a product and the sums above it.
     top_error = _sum_error(c, rows, errors, x)
     bound = np.abs(top_error / bottom) + np.abs(value) * (np.where(surely, 0.0, np.abs(bottom_error / bottom)) + 2.0)
-    return Evaluation(value, condition, bound)
+    return Evaluation(value, condition, bound, _underflow(config, x, rows, (c, d), bottom))
 
 
 def _sum(values: list[Big], like: Array) -> Big:
@@ -197,9 +201,22 @@ def _basis_errors(config: Config, x: Array, rows: list[Big]) -> list[Big]:
     return errors
 
 
-def _scaling_roundings(config: Config, x: Array) -> Array:
-    from opau_onnx.spec import ordinary_limit
+def _underflow(config: Config, x: Array, rows: list[Big], values: tuple[list[Array], list[Array]], bottom: Big) -> Array:
+    """(1 + sum_i abs(c_i) (abs(f_i) r**i + 1)) / (Q r**M), r = X0 / abs(x): each weight and product errs by up to one step."""
+    limit, one = ordinary_limit(config.top), np.ones_like(x)
+    r = limit / np.maximum(np.abs(x), limit)
+    firsts = (0, config.denominator_form.first)
+    used = np.maximum(*(_leading(config, v, first, one)[1] for v, first in zip(values, firsts, strict=True)))
+    total = power = scale = Big.of(one)
+    for i, row in enumerate(rows):
+        if i < len(values[0]):
+            total = total + abs(Big.of(values[0][i])) * (abs(row) * power + Big.of(one))
+        power = power * Big.of(r)
+        scale = scale * Big.of(np.where(i < used, r, 1.0))
+    return np.asarray(np.where(np.abs(x) > limit, np.abs(total / (bottom * scale)), 0.0))
 
+
+def _scaling_roundings(config: Config, x: Array) -> Array:
     return np.where(np.abs(x) > ordinary_limit(config.top), 4.0 * config.top, 0.0)
 
 

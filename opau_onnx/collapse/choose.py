@@ -76,7 +76,7 @@ def share(known: oracle.Evaluation, actual: Any, dtype: str, *, safe: bool = Tru
         got, want = np.asarray(actual, dtype=np.float64), known.value
         same = (got == want) | (np.isnan(got) & np.isnan(want)) | (np.isinf(got) & np.isinf(want) & (not safe))
         factor = 2.0 if dtype == "float64" else 1.0
-        limit = factor * known.bound * UNIT_ROUNDOFF[dtype] + float(info.smallest_subnormal)
+        limit = factor * known.bound * UNIT_ROUNDOFF[dtype] + (1.0 + known.underflow) * float(info.smallest_subnormal)
         used = np.where(same, 0.0, np.abs(got - want) / limit)
         # Where the dtype ends a result may overflow or not; where P or Q cancels altogether any number will do.
         most = float(info.max)

@@ -133,11 +133,12 @@ def _compare(model: ir.Model, node: ir.Node, module: OrthogonalPade, known: tupl
 def tolerance(known: oracle.Evaluation, dtype: str) -> Any:
     """Twice the bound of one evaluation, and a rounding each to the output's dtype (and its smallest step)."""
     compute = "float64" if dtype == "float64" else "float32"
-    info = torch.finfo(getattr(torch, dtype))
+    info, wide = torch.finfo(getattr(torch, dtype)), torch.finfo(getattr(torch, compute))
     with np.errstate(all="ignore"):
         size = np.where(np.isfinite(known.value), np.abs(known.value), 0.0)
         rounding = 0.0 if dtype == compute else size * UNIT_ROUNDOFF[dtype]
-        limit = 2.0 * (known.bound * UNIT_ROUNDOFF[compute] + rounding + info.smallest_normal * info.eps)
+        lost = known.underflow * wide.smallest_normal * wide.eps
+        limit = 2.0 * (known.bound * UNIT_ROUNDOFF[compute] + lost + rounding + info.smallest_normal * info.eps)
         # Close to the largest number one side may overflow and the other not.
         limit = np.where((size > 0.99 * info.max) | ~np.isfinite(limit), np.inf, limit)
         return np.where(np.isfinite(known.value), limit, 0.0)

@@ -36,12 +36,13 @@ def sets(library: ctypes.CDLL) -> list[str]:
 def judged(c: Case, x: Any, y: Any, dtype: str) -> float:
     """Largest error over what the oracle's bound allows, where it can be relied on; wrong infinities and NaN count as inf."""
     found = oracle.evaluate(c.config, x.astype(np.float64), c.numerator, c.denominator)
-    u = ROUNDOFF["float64" if dtype == "float64" else "float32"]
+    compute = "float64" if dtype == "float64" else "float32"
+    u = ROUNDOFF[compute]
     fits = np.abs(found.value) < 0.99 * LARGEST[dtype]
     good = trusted(c.config, found, u) & np.isfinite(found.value) & fits
     if c.config.form == "clamped":  # beyond X0 its bound is not part of the promise
         good &= np.abs(x.astype(np.float64)) <= 65536.0 if c.config.top == 5 else np.abs(x.astype(np.float64)) <= 32.0
-    allowed = found.bound * u + np.abs(found.value) * ROUNDOFF[dtype] + TINY[dtype]
+    allowed = found.bound * u + found.underflow * TINY[compute] + np.abs(found.value) * ROUNDOFF[dtype] + TINY[dtype]
     with np.errstate(invalid="ignore"):
         ratio = np.where(good, np.abs(y.astype(np.float64) - found.value) / allowed, 0.0)
     return float(np.where(np.isnan(ratio), np.inf, ratio).max(initial=0.0))

@@ -199,7 +199,8 @@ def _exempt(case: Case, x: Any, values: tuple[Any, Any]) -> Any:
 def _tolerance(case: Case, exact: oracle.Evaluation) -> Any:
     """The oracle's first-order bound, a tenth more for the second order, and a rounding to the output's dtype."""
     size = np.where(np.isfinite(exact.value), np.abs(exact.value), 0.0)
-    return 1.1 * exact.bound * ROUNDOFF[case.compute] + size * ROUNDOFF[case.dtype] + TINY[case.dtype]
+    computing = 1.1 * exact.bound * ROUNDOFF[case.compute] + exact.underflow * TINY[case.compute]
+    return computing + size * ROUNDOFF[case.dtype] + TINY[case.dtype]
 
 
 def inputs(case: Case, count: int = 96) -> Any:
