@@ -69,6 +69,14 @@ def spacing(values: npt.NDArray[np.float64], dtype: str) -> npt.NDArray[np.float
     return np.asarray(np.ldexp(1.0, exponent - 1 - int(info.nmant)))
 
 
+def distances(expected: npt.NDArray[np.float64], actual: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """abs(actual - expected), elementwise; 0 for NaN beside NaN and for equal infinities, inf for NaN beside a number."""
+    with np.errstate(all="ignore"):
+        same = (expected == actual) | (np.isnan(expected) & np.isnan(actual))
+        difference = np.where(same, 0.0, np.abs(actual - expected))
+        return np.where(np.isnan(difference), np.inf, difference)
+
+
 def _largest(values: npt.NDArray[np.float64], where: Any) -> float:
     return float(np.max(values, initial=0.0, where=np.broadcast_to(where, values.shape)))
 
@@ -103,10 +111,8 @@ def compare(
             f"{name}: shape {got.shape}, expected {want.shape}", dtype, want.size, np.inf, np.inf, (), np.nan, np.nan,
             float(np.max(atol, initial=0.0)), rtol, np.inf, False,
         )  # fmt: skip
+    difference = distances(want, got)
     with np.errstate(all="ignore"):
-        same = (want == got) | (np.isnan(want) & np.isnan(got))
-        difference = np.where(same, 0.0, np.abs(got - want))
-        difference = np.where(np.isnan(difference), np.inf, difference)
         limit = np.broadcast_to(np.asarray(atol + rtol * np.where(np.isfinite(want), np.abs(want), 0.0)), want.shape)
         used = np.where((difference == 0) | np.isinf(limit), 0.0, difference / limit)
         used = np.where(np.isnan(want) != np.isnan(got), np.inf, used)

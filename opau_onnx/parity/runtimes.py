@@ -32,7 +32,28 @@ class Runtime:
         raise NotImplementedError
 
 
-class OnnxRuntime(Runtime):
+class SessionRuntime(Runtime):
+    """An onnxruntime session.
+
+    Attributes:
+        session: the session.
+        names: of the inputs, in order.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, description: str) -> None:
+        self.session, self.description = session, description
+        self.names = [v.name for v in session.get_inputs()]
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> list[Any]:
+        """See :meth:`Runtime.run`."""
+        feed = {name: ort_value(x) for name, x in zip(self.names, inputs, strict=True)}
+        try:
+            return [_array(v) for v in self.session.run_with_ort_values(None, feed)]
+        except Exception as error:
+            raise ValidationError(f"onnxruntime cannot run the model: {error}") from None
+
+
+class OnnxRuntime(SessionRuntime):
     """onnxruntime on the CPU, without any library of ours: the activations run as function bodies.
 
     Raises:
@@ -45,23 +66,14 @@ class OnnxRuntime(Runtime):
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self.session = onnxruntime.InferenceSession(
+            session = onnxruntime.InferenceSession(
                 model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise ValidationError(f"onnxruntime cannot load the model: {error}") from None
-        self.names = [v.name for v in self.session.get_inputs()]
-        providers = ", ".join(self.session.get_providers())
+        providers = ", ".join(session.get_providers())
         bodies = "function bodies (no library registered)" if read(model).nodes else "no op of ours"
-        self.description = f"onnxruntime {onnxruntime.__version__}, {providers}, {bodies}"
-
-    def run(self, inputs: Sequence[torch.Tensor]) -> list[Any]:
-        """See :meth:`Runtime.run`."""
-        feed = {name: ort_value(x) for name, x in zip(self.names, inputs, strict=True)}
-        try:
-            return [_array(v) for v in self.session.run_with_ort_values(None, feed)]
-        except Exception as error:
-            raise ValidationError(f"onnxruntime cannot run the model: {error}") from None
+        super().__init__(session, f"onnxruntime {onnxruntime.__version__}, {providers}, {bodies}")
 
 
 class Reference(Runtime):
@@ -70,12 +82,12 @@ class Reference(Runtime):
     The functions are inlined first: the evaluator ignores ``overload`` and would run the last body for every node.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, model: Path | bytes) -> None:
         from onnx.reference import ReferenceEvaluator
 
-        model = onnx.inliner.inline_local_functions(onnx.load(path))
-        self.evaluator = ReferenceEvaluator(model)
-        self.names = [v.name for v in model.graph.input]
+        proto = inlined(model)
+        self.evaluator = ReferenceEvaluator(proto)
+        self.names = [v.name for v in proto.graph.input]
         self.description = f"onnx {onnx.__version__} ReferenceEvaluator, function bodies inlined"
 
     def run(self, inputs: Sequence[torch.Tensor]) -> list[Any]:
@@ -85,6 +97,12 @@ class Reference(Runtime):
             return list(self.evaluator.run(None, feed))
         except Exception as error:
             raise ValidationError(f"the ReferenceEvaluator cannot run the model: {error}") from None
+
+
+def inlined(model: Path | bytes) -> onnx.ModelProto:
+    """The model with its functions' bodies in place of their calls, weights included."""
+    proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+    return onnx.inliner.inline_local_functions(proto)
 
 
 def open_runtime(path: Path, inputs: Sequence[torch.Tensor]) -> Runtime:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import opau_onnx
 from opau_onnx import ExportResult, Options
 from opau_onnx.nn import HP1, HP2, PAU, OrthogonalPade
-from opau_onnx.parity.validate import _random, _Reference
+from opau_onnx.parity.validate import TorchReference, _random
 
 EXAMPLE = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 
@@ -171,7 +171,7 @@ def test_nudges_leave_whole_numbers_and_the_model_alone() -> None:
     model = nn.Linear(2, 2)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, 0.0], [0.3, -2.0]]))
-    reference = _Reference(model, torch.float32, seed=0)
+    reference = TorchReference(model, torch.float32, seed=0)
     moved = reference._nudge(model.weight.double())
     changed = moved != model.weight.double()
     assert changed.tolist() == [[False, False], [True, False]]
@@ -179,8 +179,8 @@ def test_nudges_leave_whole_numbers_and_the_model_alone() -> None:
     x = torch.full((1, 2), 0.7)
     first = reference.run([x])
     assert model.weight[1, 0].item() == np.float32(0.3)
-    again = _Reference(model, torch.float32, seed=0).run([x])
-    reference = _Reference(model, torch.float32, seed=0)
+    again = TorchReference(model, torch.float32, seed=0).run([x])
+    reference = TorchReference(model, torch.float32, seed=0)
     assert first[0][1] > 0
     assert again[0][1] == reference.run([x])[0][1]
 
