@@ -187,11 +187,11 @@ class TorchReference:
     def measure(self, inputs: Sequence[Tensor]) -> list[Expected]:
         """Per output: what is expected of another runtime."""
         with torch.no_grad():
-            single = _flatten(self.single(*cast_inputs(inputs, torch.float32)))
+            single = flatten(self.single(*cast_inputs(inputs, torch.float32)))
             double = cast_inputs(inputs, torch.float64)
-            exact = _flatten(self.exact(*double))
-            nudged = [_flatten(self._nudged(double)) for _ in range(NUDGES)]
-            moved = exact if self.rounded is None else _flatten(self.rounded(*double))
+            exact = flatten(self.exact(*double))
+            nudged = [flatten(self._nudged(double)) for _ in range(NUDGES)]
+            moved = exact if self.rounded is None else flatten(self.rounded(*double))
         unit = UNIT_ROUNDOFF[self.kind]
         found = []
         for i, (s, e, m) in enumerate(zip(single, exact, moved, strict=True)):
@@ -206,7 +206,9 @@ class TorchReference:
         """The float64 result with every number moved by a rounding of float32."""
         weights = {**dict(self.exact.named_parameters()), **dict(self.exact.named_buffers())}
         moved = {name: self._nudge(tensor) for name, tensor in weights.items()}
-        return torch.func.functional_call(self.exact, moved, tuple(self._nudge(x) for x in inputs))
+        nudged = tuple(self._nudge(x) for x in inputs)
+        # With ties it would leave a module that stands at two places nudged for good (torch 2.13).
+        return torch.func.functional_call(self.exact, moved, nudged, tie_weights=False)
 
     def _nudge(self, values: Tensor) -> Tensor:
         """Whole numbers stay: they are exact in every runtime, and a model may take them for counts or choices."""
@@ -239,13 +241,14 @@ def largest(values: Any) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def _flatten(result: Any) -> list[Tensor]:
+def flatten(result: Any) -> list[Tensor]:
+    """The tensors in what a model returns, in the order of an exported file's outputs."""
     if isinstance(result, Tensor):
         return [result]
     if isinstance(result, dict):
         result = result.values()
     if isinstance(result, (tuple, list)) or hasattr(result, "__iter__"):
-        return [t for part in result for t in _flatten(part)]
+        return [t for part in result for t in flatten(part)]
     raise ValidationError(f"the model returns {type(result).__name__}; expected tensors, or tuples, lists or dicts of them")
 
 

@@ -185,6 +185,15 @@ def test_nudges_leave_whole_numbers_and_the_model_alone() -> None:
     assert again[0][1] == reference.run([x])[0][1]
 
 
+def test_nudges_leave_a_module_that_stands_at_two_places_alone() -> None:
+    torch.manual_seed(0)
+    act = HP1()
+    reference = TorchReference(nn.Sequential(nn.Linear(2, 2), act, nn.Linear(2, 2), act), torch.float64, seed=0)
+    before = {name: value.clone() for name, value in reference.exact.state_dict().items()}
+    reference.run([torch.ones(1, 2, dtype=torch.float64)])
+    assert all(torch.equal(value, before[name]) for name, value in reference.exact.state_dict().items())
+
+
 @pytest.mark.parametrize("example", [[0.0, 0.0], [3.0, 3.0], [math.nan, 1.0], [math.inf, 1.0]])
 def test_random_inputs_are_finite_and_spread_whatever_the_example(example: list[float]) -> None:
     x: Any = _random(torch.tensor([example] * 2), 16, 1.0, torch.Generator().manual_seed(0))
