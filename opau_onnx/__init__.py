@@ -11,7 +11,9 @@ from opau_onnx._version import __version__
 
 if TYPE_CHECKING:
     from opau_onnx.checkpoint import save_checkpoint
-    from opau_onnx.collapse.api import CollapseResult, Comparing, collapse_model
+    from opau_onnx.collapse.api import collapse_model
+    from opau_onnx.collapse.comparing import Comparing
+    from opau_onnx.collapse.result import CollapseResult
     from opau_onnx.export.api import ExportResult, Settings, export_model, validate_model
     from opau_onnx.parity.validate import Options
     from opau_onnx.reading import load
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from opau_onnx.spec import Config
 
 _WHERE = {
-    "CollapseResult": "opau_onnx.collapse.api",
-    "Comparing": "opau_onnx.collapse.api",
+    "CollapseResult": "opau_onnx.collapse.result",
+    "Comparing": "opau_onnx.collapse.comparing",
     "Config": "opau_onnx.spec",
     "ExportResult": "opau_onnx.export.api",
     "Options": "opau_onnx.parity.validate",

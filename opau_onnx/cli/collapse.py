@@ -13,7 +13,7 @@ from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, steps
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
-_CHECK = "Validation"
+_CHECK, _CHANGE = "Validation", "What may change"
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,6 +23,25 @@ def collapse(
     form: Annotated[
         str, typer.Option(help="standard: operators of ONNX's default domain only; fused: one node, with the affine before it.")
     ] = "standard",
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            help="How much each activation's result may change, on the range that real inputs reach; 0: by rounding only.",
+            min=0.0,
+            rich_help_panel=_CHANGE,
+        ),
+    ] = 0.0,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Real inputs: a .npz file, a folder of .npy files, or fashion-mnist. --tolerance needs them.",
+            metavar="SAMPLES",
+            rich_help_panel=_CHANGE,
+        ),
+    ] = None,
+    calibration_samples: Annotated[
+        int, typer.Option(help="Samples that tell the ranges.", min=1, rich_help_panel=_CHANGE)
+    ] = 512,
     reference: Annotated[
         Path | None,
         typer.Option(help="Compare with this PyTorch model (.pt, .pt2); default: with INPUT.", rich_help_panel=_CHECK),
@@ -53,7 +72,8 @@ def collapse(
     """
     shapes = dict(_shape(text) for text in input_shape or [])
     check = {"atol": atol, "rtol": rtol, "samples": samples, "seed": seed}
-    result = _run(model, output, form, reference, shapes, report, no_validate, check, verbose)
+    change = {"tolerance": tolerance, "data": (data, calibration_samples) if data else None}
+    result = _run(model, output, form, change, reference, shapes, report, no_validate, check, verbose)
     from opau_onnx.cli.collapse_output import show
 
     show(result, verbose=verbose)
@@ -61,18 +81,22 @@ def collapse(
 
 
 def _run(
-    model: Path, output: Path, form: str, reference: Path | None, shapes: dict[str, tuple[int, ...]],
+    model: Path, output: Path, form: str, change: dict[str, Any], reference: Path | None, shapes: dict[str, tuple[int, ...]],
     report: Path | None, no_validate: bool, check: dict[str, Any], verbose: bool,
 ) -> Any:  # fmt: skip
     with steps(verbose=verbose) as step:
         step("loading")
-        from opau_onnx.collapse.api import Comparing, collapse_model
+        from opau_onnx.collapse.api import collapse_model
+        from opau_onnx.collapse.comparing import Comparing, Data
         from opau_onnx.errors import OpauError
         from opau_onnx.parity.validate import Options
 
         comparing = Comparing(reference, shapes, Options(**check), no_validate)
         try:
-            return collapse_model(model, output, form, comparing=comparing, report=report, progress=step)
+            data = Data(*change["data"]) if change["data"] else None
+            return collapse_model(
+                model, output, form, tolerance=change["tolerance"], data=data, comparing=comparing, report=report, progress=step
+            )
         except OpauError as error:
             fail(str(error))
         except OSError as error:

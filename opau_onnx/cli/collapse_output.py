@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from opau_onnx.cli.common import console, table
 from opau_onnx.cli.export_output import validation
-from opau_onnx.collapse.api import CollapseResult
+from opau_onnx.collapse.result import CollapseResult
 from opau_onnx.collapse.summary import Side
 
 
@@ -19,12 +19,16 @@ def show(result: CollapseResult, *, verbose: bool) -> None:
         taken = ", ".join(r.absorbed) or "-"
         rows.add_row(escape(r.node), escape(str(r.before.config)), str(r.scheme), str(r.nodes), taken)
     out.print(rows)
+    if result.tolerance:
+        _approximations(out, result, verbose=verbose)
     if result.before is not None and result.after is not None:
         _sides(out, result.before, result.after)
     if result.validation is None:
         out.print(f"{escape(str(result.path))} written, [bold yellow]not compared[/] (--no-validate)", highlight=False)
         return
     validation(out, result.validation, verbose=verbose)
+    for a in result.agreements:
+        out.print(f"{escape(a.output)}: the class differs in {a.differ:,} of {a.rows:,} rows", highlight=False)
     if result.equal:
         out.print(f"[bold green]equal[/]: {escape(str(result.path))} written", highlight=False)
     else:
@@ -33,6 +37,24 @@ def show(result: CollapseResult, *, verbose: bool) -> None:
             "written",
             highlight=False,
         )
+
+
+def _approximations(out: Console, result: CollapseResult, *, verbose: bool) -> None:
+    """What was chosen within the tolerance, where it holds, and with --verbose what else was tried."""
+    rows = table(out, "activation", f"within {result.tolerance:g}", "range of the data", "proven on", "error up to", "beyond")
+    for r in result.replaced:
+        found = r.approximation
+        if found is None:
+            continue
+        seen, proven = f"[{found.seen.low:.4g}, {found.seen.high:.4g}]", f"[{found.low:.4g}, {found.high:.4g}]"
+        what = found.chosen if found.bound else "nothing cheaper"
+        cells = (proven, f"{found.bound:.2g}", f"{found.beyond:.2g}") if found.bound else ("-", "0", "0")
+        rows.add_row(escape(r.node), what, escape(seen), escape(cells[0]), *cells[1:])
+    out.print(rows)
+    if verbose:
+        for r in result.replaced:
+            for name, outcome in (r.approximation.tried if r.approximation else {}).items():
+                out.print(escape(f"{r.node}: {name}: {outcome}"), highlight=False)
 
 
 def _sides(out: Console, before: Side, after: Side) -> None:

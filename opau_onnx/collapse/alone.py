@@ -41,11 +41,20 @@ def check(model: ir.Model, replaced: Replaced) -> ActivationCheck:
     actual = open_model(_model(model, replaced, x), [x]).run([x])[0]
     kind, wide = str(dtype).removeprefix("torch."), to_numpy(x).astype(np.float64)
     at, known, slack = _known(function, wide)
+    limit, usual = tolerance(known, kind) + slack, np.abs(at) <= DENSE
+    if replaced.approximation is not None and replaced.approximation.bound:
+        usual = (at >= replaced.approximation.low) & (at <= replaced.approximation.high)
+        limit = _changed(limit, usual, replaced.approximation.tolerance)
     comparison = compare(
-        f"{replaced.node} on {x.numel():,} inputs", known.value, actual, kind, atol=tolerance(known, kind) + slack,
-        usual=np.abs(at) <= DENSE, well_conditioned=known.condition < WELL_CONDITIONED,
+        f"{replaced.node} on {x.numel():,} inputs", known.value, actual, kind, atol=limit,
+        usual=usual, well_conditioned=known.condition < WELL_CONDITIONED,
     )  # fmt: skip
     return ActivationCheck(replaced.node, replaced.module, replaced.before.config, "fixed", comparison, comparison.equal)
+
+
+def _changed(limit: Any, inside: Any, tolerance: float) -> Any:
+    """What an approximation may differ by: the tolerance within its range; beyond it only a NaN is judged."""
+    return np.where(inside, limit + tolerance, np.inf)
 
 
 def _known(function: Frozen, x: Any) -> tuple[Any, oracle.Evaluation, Any]:

@@ -3,92 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
-import torch
 
-from opau_onnx._version import __version__
-from opau_onnx.collapse import alone, fused, standard, whole
+from opau_onnx.collapse import fused, standard
+from opau_onnx.collapse.comparing import Comparing, Data, compared
+from opau_onnx.collapse.result import CollapseResult, records, write_report
 from opau_onnx.collapse.standard import Replaced
-from opau_onnx.collapse.summary import Side, summarize
-from opau_onnx.errors import CollapseError, ExportError, ValidationError
+from opau_onnx.collapse.tolerance.approximate import Allowed
+from opau_onnx.collapse.tolerance.ranges import activation_ranges
+from opau_onnx.errors import CollapseError, ExportError
 from opau_onnx.export import write
 from opau_onnx.export.api import ExportResult, Settings, export_model
 from opau_onnx.export.function import opau_nodes
-from opau_onnx.export.program import cast_inputs
-from opau_onnx.files import replacing
-from opau_onnx.parity.activations import TORCH
-from opau_onnx.parity.validate import Options, Validation, validate
-from opau_onnx.reading import Source, load
+from opau_onnx.reading import Source
 from opau_onnx.spec import DOMAIN, OP_TYPE
 
 FORMS = {"fused": fused.replace_activations, "standard": standard.replace_activations}
 METADATA = "opau.collapse"
-REPORT_SCHEMA = "opau_onnx.collapse_report/1"
-
-
-@dataclass(frozen=True)
-class CollapseResult:
-    """What was written and what was found.
-
-    Attributes:
-        source, requested: the file read and the file asked for.
-        path: the file written; where the comparison failed, the one with ".rejected" in its name.
-        form: as asked.
-        replaced: one record for each activation.
-        validation: None where it was not asked for.
-        before, after: what the files hold and how long they take; None where nothing was run.
-    """
-
-    source: Path
-    requested: Path
-    path: Path
-    form: str
-    replaced: list[Replaced]
-    validation: Validation | None
-    before: Side | None = None
-    after: Side | None = None
-
-    @property
-    def equal(self) -> bool | None:
-        """The verdict; None where nothing was compared."""
-        return None if self.validation is None else self.validation.equal
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain data; its schema is in docs/collapse.md."""
-        return {
-            "schema": REPORT_SCHEMA,
-            "opau_onnx": __version__,
-            "source": self.source.name,
-            "file": self.path.name,
-            "collapsed": self.path == self.requested,
-            "form": self.form,
-            "activations": records(self.replaced),
-            "before": self.before.as_dict() if self.before else None,
-            "after": self.after.as_dict() if self.after else None,
-            "validation": self.validation.as_dict() if self.validation else {"verdict": "not validated"},
-        }
-
-
-@dataclass(frozen=True)
-class Comparing:
-    """What to compare the collapsed file with.
-
-    Attributes:
-        reference: the PyTorch model (as :func:`opau_onnx.export_model` takes it); None for the file that is collapsed.
-        input_shapes: of inputs with open axes other than the first, by name; where there is no reference.
-        options: of the comparison.
-        skip: compare nothing.
-    """
-
-    reference: Source | str | Path | None = None
-    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    options: Options = field(default_factory=Options)
-    skip: bool = False
 
 
 def collapse_model(
@@ -96,6 +31,8 @@ def collapse_model(
     output: str | Path,
     form: str = "standard",
     *,
+    tolerance: float = 0.0,
+    data: Data | str | Path | None = None,
     comparing: Comparing | None = None,
     report: str | Path | None = None,
     progress: Callable[[str], None] = lambda step: None,
@@ -108,6 +45,9 @@ def collapse_model(
         form: both are right for every input and exact up to rounding. "standard": operators of ONNX's default domain only.
             "fused": one node for each activation, with constant coefficients and the affine (BatchNormalization, Mul, Add)
             before it; our library has kernels for it, and a function body serves runtimes without.
+        tolerance: how much each activation's result may change, for every input in the range that ``data`` reaches (and a
+            quarter of its width beyond): then the cheapest function that is proven to stay within it takes its place.
+        data: real inputs; needed where there is a tolerance.
         comparing: with what to compare.
         report: a JSON file to write besides.
         progress: called with a short text before each step.
@@ -122,18 +62,21 @@ def collapse_model(
     """
     source, output, comparing = Path(source), Path(output), comparing or Comparing()
     _check_paths(source, output)
+    data = data if data is None or isinstance(data, Data) else Data(data)
     check_form(form)
+    check_tolerance(tolerance, data)
     progress(f"reading {source}")
     model, external = _read(source), _has_external_data(source)
+    allowed = _allowed(source, model, tolerance, data, progress)
     progress("choosing how to evaluate each activation")
-    replaced = FORMS[form](model)
+    replaced = FORMS[form](model, allowed)
     clean(model, form, replaced)
     with write.staging(output) as folder:
         staged = folder / output.name
         write.save(model, staged, external=external or write.weight_bytes(model) > write.PROTOBUF_LIMIT)
-        result = CollapseResult(source, output, output, form, replaced, None)
+        result = CollapseResult(source, output, output, form, replaced, None, tolerance=tolerance)
         if not comparing.skip:
-            result = _compared(result, staged, comparing, progress)
+            result = compared(result, staged, comparing, data, progress)
             if not result.equal:
                 staged = folder / result.path.name
                 write.save(model, staged, external=external)
@@ -144,7 +87,8 @@ def collapse_model(
 
 
 def export_collapsed(
-    source: Source, output: Path, form: str, *, settings: Settings, report: str | Path | None = None,
+    source: Source, output: Path, form: str, *, settings: Settings, tolerance: float = 0.0,
+    data: Data | None = None, report: str | Path | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> CollapseResult | ExportResult:  # fmt: skip
     """Export a model and collapse the file in one go; both steps are compared with the model, as the settings say.
@@ -156,6 +100,7 @@ def export_collapsed(
         As :func:`opau_onnx.export_model` and :func:`collapse_model`.
     """
     check_form(form)
+    check_tolerance(tolerance, data)
     with write.staging(output) as folder:
         exported = export_model(source, folder / output.name, settings=settings, progress=progress)
         if exported.equal is False:
@@ -163,7 +108,9 @@ def export_collapsed(
             write.publish(exported.path, rejected)
             return replace(exported, path=rejected, requested=output)
         comparing = Comparing(reference=source, options=settings.options, skip=not settings.validate)
-        return collapse_model(exported.path, output, form, comparing=comparing, report=report, progress=progress)
+        return collapse_model(
+            exported.path, output, form, tolerance=tolerance, data=data, comparing=comparing, report=report, progress=progress
+        )
 
 
 def check_form(form: str) -> None:
@@ -172,46 +119,23 @@ def check_form(form: str) -> None:
         raise CollapseError(f"the form is {form!r}; expected one of {', '.join(FORMS)}")
 
 
-def _compared(
-    result: CollapseResult, staged: Path, comparing: Comparing, progress: Callable[[str], None]
-) -> CollapseResult:
-    origin = comparing.reference
-    if origin is not None and not isinstance(origin, Source):
-        progress(f"reading {origin}")
-        origin = load(Path(origin))
-    model = ir.load(staged)
-    inputs = whole.example_inputs(model, comparing.input_shapes, comparing.options.seed) if origin is None else origin.inputs
-    progress("comparing")
-    found = _validate(result, model, staged, origin, inputs, comparing.options)
-    progress("timing")
-    before, after = summarize(result.source, staged, cast_inputs(inputs, _dtype(model)))
-    requested = result.requested
-    path = requested if found.equal else requested.with_name(f"{requested.stem}.rejected.onnx")
-    return replace(result, path=path, validation=found, before=before, after=after)
+def check_tolerance(tolerance: float, data: Data | None) -> None:
+    """Raise CollapseError for one that is not a number of at least 0, or that has no data."""
+    if not 0.0 <= tolerance < float("inf"):
+        raise CollapseError(f"the tolerance is {tolerance}; expected a number of at least 0")
+    if tolerance and data is None:
+        raise CollapseError("a tolerance needs real inputs to know the range it must hold on: give --data (data=)")
 
 
-def write_report(result: CollapseResult, report: str | Path) -> None:
-    """Write a result as JSON; the file appears whole or not at all."""
-    with replacing(Path(report)) as temporary:
-        temporary.write_text(write.report_text(result.as_dict()))
-
-
-def records(replaced: Sequence[Replaced]) -> list[dict[str, Any]]:
-    """One record for each activation: what it was, how it is evaluated now."""
-    return [
-        {
-            "node": r.node,
-            "module": r.module,
-            "basis": r.before.config.basis,
-            "form": r.before.config.form,
-            "degrees": list(r.frozen.config.degrees),
-            "groups": r.frozen.config.groups,
-            "evaluation": str(r.scheme),
-            "operators": r.nodes,
-            "absorbed": list(r.absorbed),
-        }
-        for r in replaced
-    ]
+def _allowed(
+    source: Path, model: ir.Model, tolerance: float, data: Data | None, progress: Callable[[str], None]
+) -> Allowed | None:
+    if not tolerance or data is None:
+        return None
+    progress("reading data")
+    samples = data.read(model, "train")
+    progress("looking at the activations' inputs")
+    return Allowed(tolerance, activation_ranges(source, samples), model.graph.opset_imports[""] or 0)
 
 
 def clean(model: ir.Model, form: str, replaced: Sequence[Replaced]) -> None:
@@ -255,27 +179,3 @@ def _read(source: Path) -> ir.Model:
 def _has_external_data(source: Path) -> bool:
     model = ir.load(source)
     return any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
-
-
-def _validate(
-    result: CollapseResult, model: ir.Model, staged: Path, origin: Source | None, inputs: Sequence[Any], options: Options
-) -> Validation:
-    activations = [alone.check(model, r) for r in result.replaced]
-    if origin is None:
-        runtime, reference, outputs = whole.compare_files(result.source, staged, inputs, options)
-        return Validation(runtime, reference, activations, outputs)
-    axes = {
-        i: {a: str(d.value) for a, d in enumerate(v.shape or ()) if isinstance(d, ir.SymbolicDim)}
-        for i, v in enumerate(model.graph.inputs)
-    }
-    found = validate(origin.model, staged, inputs, axes, _dtype(model), options)
-    return Validation(found.runtime, found.reference, activations, found.outputs)
-
-
-def _dtype(model: ir.Model) -> torch.dtype:
-    """Of the file's weights."""
-    name = model.metadata_props.get("opau.dtype")
-    kinds = {str(kind).removeprefix("torch."): kind for kind in TORCH.values()}
-    if name is not None and name not in kinds:
-        raise ValidationError(f"the file says that it holds {name!r}; expected one of {', '.join(kinds)}")
-    return kinds[name or "float32"]

@@ -28,6 +28,22 @@ class NumpyOps:
     def multiply_add(self, total: Any, x: Any, y: Any) -> Any:
         return total + x * y
 
+    def unary(self, op_type: str, x: Any, **attributes: float) -> Any:
+        """LeakyRelu, Sigmoid or Gelu; the last two not rounded as any runtime rounds them."""
+        if op_type == "LeakyRelu":
+            return np.where(x < 0, x * x.dtype.type(attributes["alpha"]), x)
+        from scipy.special import erf, expit
+
+        found = expit(x) if op_type == "Sigmoid" else 0.5 * x * (1.0 + erf(x / np.sqrt(2.0)))
+        return np.asarray(found, dtype=x.dtype)
+
+    def lookup(self, table: Any, position: Any) -> Any:
+        """The row's own value at each truncated position, modulo the size; table (groups, size)."""
+        with np.errstate(invalid="ignore"):
+            index = position.astype(np.int32) & (table.shape[1] - 1)
+        groups = np.arange(len(table)).reshape(-1, 1) if len(table) > 1 else 0
+        return table[groups, index]
+
 
 class Value:
     """A tensor in a graph that is being written."""
@@ -127,3 +143,18 @@ class Writer:
 
     def multiply_add(self, total: Any, x: Any, y: Any) -> Any:
         return total + x * y
+
+    def unary(self, op_type: str, x: Any, **attributes: float) -> Value:
+        return self.call(op_type, x, **attributes)
+
+    def lookup(self, table: Any, position: Value) -> Value:
+        """As :meth:`NumpyOps.lookup`; several groups' tables stand one after the other."""
+        groups, size = table.shape
+        index = self.call("Cast", position, to=int(ir.DataType.INT32))
+        index = self.call("BitwiseAnd", index, self._whole(np.array(size - 1)))
+        if groups > 1:
+            index = self.call("Add", index, self._whole(self.spread(np.arange(groups).reshape(-1, 1) * size)))
+        return self.call("Gather", Value(self, self.constants.value(table.reshape(-1))), index, axis=0)
+
+    def _whole(self, array: Any) -> Value:
+        return Value(self, self.constants.value(array.astype(np.int32)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import onnx_ir as ir
 from opau_onnx.collapse import standard
 from opau_onnx.collapse.absorb import Absorbed, absorb
 from opau_onnx.collapse.backends import Constants
-from opau_onnx.collapse.choose import choose
 from opau_onnx.collapse.frozen import Frozen, freeze, trim
-from opau_onnx.collapse.schemes import Scheme
+from opau_onnx.collapse.schemes import Evaluation
 from opau_onnx.collapse.standard import Replaced
+from opau_onnx.collapse.tolerance.approximate import Allowed, Choices
 from opau_onnx.export import function
 from opau_onnx.export.function import opau_nodes
 from opau_onnx.export.graph import MODULE
@@ -23,27 +24,32 @@ from opau_onnx.spec import DOMAIN, FIXED_OP_TYPE, OPSET_VERSION
 TENSORS = ("numerator", "denominator", "scale", "shift")
 
 
-def replace_activations(model: ir.Model) -> list[Replaced]:
+def replace_activations(model: ir.Model, allowed: Allowed | None = None) -> list[Replaced]:
     """Replace every activation in the graph and its subgraphs.
+
+    Args:
+        model: is changed.
+        allowed: how much the activations may change; None: by rounding only.
 
     Raises:
         CollapseError: as :func:`opau_onnx.collapse.standard.replace_activations`.
     """
     nodes = opau_nodes(model)
     frozen = [freeze(node) for node in nodes]
-    chosen: dict[Any, Scheme] = {}
+    choices = Choices(allowed, family_only=True)
+    # Before anything is absorbed: the ranges are those of the activation's own input and result.
+    chosen = [choices.of(trim(before), node) for node, before in zip(nodes, frozen, strict=True)]
     found = []
-    for node, before in zip(nodes, frozen, strict=True):
-        absorbed = absorb(node, trim(before))
-        small = trim(absorbed.frozen.wide())
-        if small.key() not in chosen:
-            chosen[small.key()] = choose(small)
-        found.append(_replace(model, node, before, absorbed, chosen[small.key()]))
+    for node, before, choice in zip(nodes, frozen, chosen, strict=True):
+        absorbed = absorb(node, choice.frozen)
+        scheme = Choices().of(trim(absorbed.frozen.wide()), node).scheme
+        replaced = _replace(model, node, before, absorbed, scheme)
+        found.append(replace(replaced, approximation=choice.approximation))
     model.graph.opset_imports[DOMAIN] = OPSET_VERSION
     return found
 
 
-def _replace(model: ir.Model, node: ir.Node, before: Frozen, absorbed: Absorbed, scheme: Scheme) -> Replaced:
+def _replace(model: ir.Model, node: ir.Node, before: Frozen, absorbed: Absorbed, scheme: Evaluation) -> Replaced:
     x, result, frozen = absorbed.x, absorbed.result, absorbed.frozen
     kind = x.dtype or node.inputs[0].dtype or result.dtype or standard.WIDE[frozen.compute]
     attributes = _attributes(frozen)
@@ -103,7 +109,7 @@ class _InFunction(Constants):
         return self.known[key]
 
 
-def _function(model: ir.Model, like: ir.Value, frozen: Frozen, scheme: Scheme, kind: ir.DataType) -> ir.Function:
+def _function(model: ir.Model, like: ir.Value, frozen: Frozen, scheme: Evaluation, kind: ir.DataType) -> ir.Function:
     constants = _InFunction()
     x = ir.Value(name="X", type=ir.TensorType(kind), shape=like.shape)
     new = standard.write(constants, x, frozen, scheme, kind)
@@ -122,8 +128,8 @@ def _function(model: ir.Model, like: ir.Value, frozen: Frozen, scheme: Scheme, k
     return ir.Function(DOMAIN, FIXED_OP_TYPE, _overload(frozen, scheme, kind, like), graph=graph, attributes=declared)
 
 
-def _overload(frozen: Frozen, scheme: Scheme, kind: ir.DataType, like: ir.Value) -> str:
+def _overload(frozen: Frozen, scheme: Evaluation, kind: ir.DataType, like: ir.Value) -> str:
     """Tells bodies apart: configuration, and a digest of everything that a body depends on."""
     shape = None if like.shape is None or frozen.config.groups == 1 else (like.shape.rank(), frozen.config.axis)
-    text = repr((frozen.key(), scheme, str(kind), shape))
+    text = repr((frozen.key(), scheme.key(), str(kind), shape))
     return f"{function.overload(frozen.config)}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -43,6 +43,24 @@ class Scheme:
         if not self.clamped:
             return "recurrence, scaled"
         return f"P by {self.numerator}, Q by {self.denominator}"
+
+    def evaluate(self, ops: formula.Ops, frozen: Frozen, x: Any) -> Any:
+        """As :func:`evaluate`."""
+        return evaluate(ops, frozen, self, x)
+
+    def key(self) -> tuple[Any, ...]:
+        """Equal for equal schemes."""
+        return (self.numerator, self.denominator, self.normalized, self.clamped)
+
+
+class Evaluation(Protocol):
+    """A way to evaluate an activation: a scheme, or something that takes its place within a tolerance."""
+
+    def evaluate(self, ops: Any, frozen: Frozen, x: Any) -> Any:
+        """f(x); x broadcasts against the coefficients' shapes () or (groups, 1)."""
+
+    def key(self) -> tuple[Any, ...]:
+        """Equal for ways that give the same bits."""
 
 
 SCALED = Scheme()
@@ -227,6 +245,8 @@ class _Rational:
         return found
 
     def _horner(self, coefficients: list[Array], x: Any) -> Any:
+        if len(coefficients) > 2 and not any(np.any(c) for c in coefficients[1::2]):
+            return self._horner(coefficients[::2], x * x)  # even: half the steps
         values = [self.constant(c) for c in coefficients]
         total = _times(x, values[-1]) if len(values) > 1 else values[-1]
         for i in range(len(values) - 2, -1, -1):

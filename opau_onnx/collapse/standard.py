@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from opau_onnx.collapse.backends import Constants, Value, Writer
-from opau_onnx.collapse.choose import choose
 from opau_onnx.collapse.frozen import Frozen, freeze, trim
-from opau_onnx.collapse.schemes import Scheme, evaluate
+from opau_onnx.collapse.schemes import Evaluation
+from opau_onnx.collapse.tolerance.approximate import Allowed, Approximation, Choice, Choices
 from opau_onnx.export.function import opau_nodes
 from opau_onnx.export.graph import MODULE
 from opau_onnx.spec import Config
@@ -32,42 +32,44 @@ class Replaced:
         input, output: names of the tensors.
         dtype, shape: of them; shape is None where it is not known.
         absorbed: operators around the activation that are part of ``frozen`` now.
+        approximation: what was allowed to change; None where nothing was.
     """
 
     node: str
     module: str
     before: Frozen
     frozen: Frozen
-    scheme: Scheme
+    scheme: Evaluation
     nodes: int
     input: str
     output: str
     dtype: ir.DataType
     shape: ir.Shape | None
     absorbed: tuple[str, ...] = ()
+    approximation: Approximation | None = None
 
 
-def replace_activations(model: ir.Model) -> list[Replaced]:
+def replace_activations(model: ir.Model, allowed: Allowed | None = None) -> list[Replaced]:
     """Replace every activation in the graph and its subgraphs.
 
+    Args:
+        model: is changed.
+        allowed: how much the activations may change; None: by rounding only.
+
     Raises:
-        CollapseError: coefficients that are computed at run time, or that the definition does not allow. The model is
-            unchanged then.
+        CollapseError: coefficients that are computed at run time, or that the definition does not allow, or an activation that
+            may change but that calibration has not seen. The model is unchanged then.
     """
     nodes = opau_nodes(model)
     frozen = [freeze(node) for node in nodes]
-    constants, chosen = Constants(model.graph), {}
-    found = []
-    for node, before in zip(nodes, frozen, strict=True):
-        small = trim(before)
-        key = small.key()
-        if key not in chosen:
-            chosen[key] = choose(small)
-        found.append(_replace(constants, node, before, small, chosen[key]))
-    return found
+    choices = Choices(allowed)
+    chosen = [choices.of(trim(before), node) for node, before in zip(nodes, frozen, strict=True)]
+    constants = Constants(model.graph)
+    return [_replace(constants, node, b, choice) for node, b, choice in zip(nodes, frozen, chosen, strict=True)]
 
 
-def _replace(constants: Constants, node: ir.Node, before: Frozen, frozen: Frozen, scheme: Scheme) -> Replaced:
+def _replace(constants: Constants, node: ir.Node, before: Frozen, choice: Choice) -> Replaced:
+    frozen, scheme = choice.frozen, choice.scheme
     x, result = node.inputs[0], node.outputs[0]
     assert x is not None
     kind = x.dtype or result.dtype or WIDE[frozen.compute]
@@ -85,10 +87,13 @@ def _replace(constants: Constants, node: ir.Node, before: Frozen, frozen: Frozen
     ir.convenience.replace_all_uses_with(result, last, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     last.name = name
-    return Replaced(str(node.name), module, before, frozen, scheme, len(new), str(x.name), name, kind, x.shape)
+    return Replaced(
+        str(node.name), module, before, frozen, scheme, len(new), str(x.name), name, kind, x.shape,
+        approximation=choice.approximation,
+    )  # fmt: skip
 
 
-def write(constants: Constants, x: ir.Value, frozen: Frozen, scheme: Scheme, kind: ir.DataType) -> list[ir.Node]:
+def write(constants: Constants, x: ir.Value, frozen: Frozen, scheme: Evaluation, kind: ir.DataType) -> list[ir.Node]:
     """The nodes that compute the activation of ``x``; the last one's output is the result.
 
     Args:
@@ -104,7 +109,7 @@ def write(constants: Constants, x: ir.Value, frozen: Frozen, scheme: Scheme, kin
     if kind != wide:
         source = writer.call("Cast", source, to=int(wide))
     grouped = source if plain else _grouped(writer, config, source)
-    y = evaluate(writer, frozen, scheme, grouped)
+    y = scheme.evaluate(writer, frozen, grouped)
     if not plain:
         shape = _raw(writer, _node("Shape", [x]))
         y = _raw(writer, _node("Reshape", [y.value, shape.value], allowzero=1))

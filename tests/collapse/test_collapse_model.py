@@ -14,6 +14,7 @@ import torch
 import opau_onnx
 from opau_onnx import Comparing, collapse_model, export_model
 from opau_onnx.collapse import api, standard
+from opau_onnx.collapse.result import REPORT_SCHEMA
 from opau_onnx.errors import CollapseError, ExportError, ValidationError
 from opau_onnx.parity.runtimes import OnnxRuntime
 from opau_onnx.parity.validate import Options
@@ -46,7 +47,7 @@ def test_against_the_file(lenet: Path, tmp_path: Path) -> None:
     assert set(result.after.microseconds) == {"onnxruntime's own operators"}
     assert result.after.file_bytes == (tmp_path / "out.onnx").stat().st_size
     content = json.loads((tmp_path / "report.json").read_text())
-    assert (content["schema"], content["collapsed"], content["form"]) == (api.REPORT_SCHEMA, True, "standard")
+    assert (content["schema"], content["collapsed"], content["form"]) == (REPORT_SCHEMA, True, "standard")
     assert content["activations"][0]["evaluation"] == "P by monomials, Q by closed"
     assert content["validation"]["verdict"] == "equal"
     assert {p.name for p in tmp_path.iterdir()} == {"out.onnx", "report.json"}

@@ -1,0 +1,118 @@
+"""The collapsed file against PyTorch, or against the file that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from opau_onnx.collapse import alone, whole
+from opau_onnx.collapse.changed import Agreement, compare_changed
+from opau_onnx.collapse.result import CollapseResult
+from opau_onnx.collapse.summary import summarize
+from opau_onnx.data import Split
+from opau_onnx.errors import ValidationError
+from opau_onnx.export.program import cast_inputs
+from opau_onnx.parity.activations import TORCH
+from opau_onnx.parity.validate import Options, Validation, validate
+from opau_onnx.reading import Source, load
+from opau_onnx.samples import Samples, read_samples
+
+
+@dataclass(frozen=True)
+class Data:
+    """Real inputs of the model.
+
+    Attributes:
+        source: as :func:`opau_onnx.samples.read_samples` takes it.
+        calibration: how many of them (of Fashion-MNIST's training images) tell the ranges of the activations' inputs.
+    """
+
+    source: str | Path
+    calibration: int = 512
+
+    def read(self, model: ir.Model, split: Split) -> Samples:
+        """The samples for a model."""
+        found = read_samples(self.source, [str(v.name) for v in model.graph.inputs], split)
+        return found.first(self.calibration) if split == "train" else found
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """What to compare the collapsed file with.
+
+    Attributes:
+        reference: the PyTorch model (as :func:`opau_onnx.export_model` takes it); None for the file that is collapsed.
+        input_shapes: of inputs with open axes other than the first, by name; where there is no reference.
+        options: of the comparison.
+        skip: compare nothing.
+    """
+
+    reference: Source | str | Path | None = None
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    options: Options = field(default_factory=Options)
+    skip: bool = False
+
+
+def compared(
+    result: CollapseResult, staged: Path, comparing: Comparing, data: Data | None, progress: Callable[[str], None]
+) -> CollapseResult:
+    """The result with what was found; its path says whether the file is rejected."""
+    origin = comparing.reference
+    if origin is not None and not isinstance(origin, Source):
+        progress(f"reading {origin}")
+        origin = load(Path(origin))
+    model = ir.load(staged)
+    inputs = whole.example_inputs(model, comparing.input_shapes, comparing.options.seed) if origin is None else origin.inputs
+    progress("comparing")
+    if result.tolerance and data is not None:
+        found, agreements = _validate_changed(result, model, staged, origin, data, comparing.options)
+        result = replace(result, agreements=agreements)
+    else:
+        found = _validate(result, model, staged, origin, inputs, comparing.options)
+    progress("timing")
+    before, after = summarize(result.source, staged, cast_inputs(inputs, _dtype(model)))
+    requested = result.requested
+    path = requested if found.equal else requested.with_name(f"{requested.stem}.rejected.onnx")
+    return replace(result, path=path, validation=found, before=before, after=after)
+
+
+def _validate(
+    result: CollapseResult, model: ir.Model, staged: Path, origin: Source | None, inputs: Sequence[Any], options: Options
+) -> Validation:
+    activations = [alone.check(model, r) for r in result.replaced]
+    if origin is None:
+        runtime, reference, outputs = whole.compare_files(result.source, staged, inputs, options)
+        return Validation(runtime, reference, activations, outputs)
+    axes = {
+        i: {a: str(d.value) for a, d in enumerate(v.shape or ()) if isinstance(d, ir.SymbolicDim)}
+        for i, v in enumerate(model.graph.inputs)
+    }
+    found = validate(origin.model, staged, inputs, axes, _dtype(model), options)
+    return Validation(found.runtime, found.reference, activations, found.outputs)
+
+
+def _validate_changed(
+    result: CollapseResult, model: ir.Model, staged: Path, origin: Source | None, data: Data, options: Options
+) -> tuple[Validation, list[Agreement]]:
+    activations = [alone.check(model, r) for r in result.replaced]
+    module = None if origin is None else origin.model
+    outputs, agreements = compare_changed(result.source, staged, data.read(model, "test"), result.tolerance, options, module)
+    import onnxruntime
+
+    runtime = f"onnxruntime {onnxruntime.__version__}, CPU"
+    reference = f"the original file, {runtime}" if origin is None else f"PyTorch {torch.__version__}, CPU"
+    return Validation(runtime, reference, activations, outputs), agreements
+
+
+def _dtype(model: ir.Model) -> torch.dtype:
+    """Of the file's weights."""
+    name = model.metadata_props.get("opau.dtype")
+    kinds = {str(kind).removeprefix("torch."): kind for kind in TORCH.values()}
+    if name is not None and name not in kinds:
+        raise ValidationError(f"the file says that it holds {name!r}; expected one of {', '.join(kinds)}")
+    return kinds[name or "float32"]

@@ -1,0 +1,92 @@
+"""What a collapse gives back and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opau_onnx._version import __version__
+from opau_onnx.collapse.changed import Agreement
+from opau_onnx.collapse.standard import Replaced
+from opau_onnx.collapse.summary import Side
+from opau_onnx.export import write
+from opau_onnx.files import replacing
+from opau_onnx.parity.validate import Validation
+
+REPORT_SCHEMA = "opau_onnx.collapse_report/1"
+
+
+@dataclass(frozen=True)
+class CollapseResult:
+    """What was written and what was found.
+
+    Attributes:
+        source, requested: the file read and the file asked for.
+        path: the file written; where the comparison failed, the one with ".rejected" in its name.
+        form: as asked.
+        replaced: one record for each activation.
+        validation: None where it was not asked for.
+        before, after: what the files hold and how long they take; None where nothing was run.
+        tolerance: by how much each activation may differ on the range of its inputs; 0 for roundings only.
+        agreements: of classes, on the data, where a tolerance was given.
+    """
+
+    source: Path
+    requested: Path
+    path: Path
+    form: str
+    replaced: list[Replaced]
+    validation: Validation | None
+    before: Side | None = None
+    after: Side | None = None
+    tolerance: float = 0.0
+    agreements: Sequence[Agreement] = ()
+
+    @property
+    def equal(self) -> bool | None:
+        """The verdict; None where nothing was compared."""
+        return None if self.validation is None else self.validation.equal
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data; its schema is in docs/collapse.md."""
+        return {
+            "schema": REPORT_SCHEMA,
+            "opau_onnx": __version__,
+            "source": self.source.name,
+            "file": self.path.name,
+            "collapsed": self.path == self.requested,
+            "form": self.form,
+            "tolerance": self.tolerance,
+            "activations": records(self.replaced),
+            "before": self.before.as_dict() if self.before else None,
+            "after": self.after.as_dict() if self.after else None,
+            "classes": [a.as_dict() for a in self.agreements],
+            "validation": self.validation.as_dict() if self.validation else {"verdict": "not validated"},
+        }
+
+
+def write_report(result: CollapseResult, report: str | Path) -> None:
+    """Write a result as JSON; the file appears whole or not at all."""
+    with replacing(Path(report)) as temporary:
+        temporary.write_text(write.report_text(result.as_dict()))
+
+
+def records(replaced: Sequence[Replaced]) -> list[dict[str, Any]]:
+    """One record for each activation: what it was, how it is evaluated now."""
+    return [
+        {
+            "node": r.node,
+            "module": r.module,
+            "basis": r.before.config.basis,
+            "form": r.before.config.form,
+            "degrees": list(r.frozen.config.degrees),
+            "groups": r.frozen.config.groups,
+            "evaluation": str(r.scheme),
+            "operators": r.nodes,
+            "absorbed": list(r.absorbed),
+            "approximation": r.approximation.as_dict() if r.approximation else None,
+        }
+        for r in replaced
+    ]

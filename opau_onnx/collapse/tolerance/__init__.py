@@ -1,0 +1,1 @@
+"""Within a tolerance: cheaper functions than the exact one, each with a proven bound on the range that real data reaches."""
