@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 PRESET ?= cpu
+PORTABILITY := tests/portability
+# npm writes it last.
+NPM_STAMP := $(PORTABILITY)/node_modules/.package-lock.json
 # From PyPI where the system has none.
 CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
 
-.PHONY: demo test lint sweep bench library env clean
+.PHONY: demo test lint portability sweep bench library env clean
 
 env: $(STAMP)
 
@@ -25,11 +28,20 @@ demo: env
 
 # One OpenMP thread for each of the JOBS processes: more of them only wait for each other.
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not portability"
 
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Exported and collapsed files in onnxruntime-node and, in headless Chromium, onnxruntime-web: see docs/portability.md.
+portability: env
+	@if command -v npm >/dev/null; then $(MAKE) -s $(NPM_STAMP); else echo "npm is not installed"; fi
+	$(BIN)/python -m pytest -m portability $(PORTABILITY)
+
+$(NPM_STAMP): $(PORTABILITY)/package.json $(PORTABILITY)/package-lock.json
+	npm ci --prefix $(PORTABILITY)
+	@touch $@
 
 # Long sweeps: full matrices instead of covers.
 sweep: env
@@ -47,4 +59,4 @@ library: env
 	$(CMAKE) --install build/$(PRESET) --prefix "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) out build *.egg-info $(PORTABILITY)/node_modules
