@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx import checkpoint, pickles, programs
-from opau_onnx.errors import LoadError
+from opau_onnx.errors import LoadError, ReplacementError
+from opau_onnx.nn.adopting import Adopted, adopted_copy
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Source:
         kind: "checkpoint", "state_dict", "exported program", "pickled module" or "module".
         name: the file's name without its folder.
         sha256: of the file's bytes; None for a module in memory.
+        original: the model as it came, where it holds activations of other libraries: in ``model`` they are ours.
+        adopted, left: what :func:`opau_onnx.nn.adopt` made of them.
     """
 
     model: nn.Module
@@ -35,6 +38,9 @@ class Source:
     kind: str
     name: str
     sha256: str | None
+    original: nn.Module | None = None
+    adopted: tuple[Adopted, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 Shapes = list[tuple[int, ...]]
@@ -74,7 +80,22 @@ def load(path: Path, *, factory: str | None = None, input_shapes: Shapes | None 
 
 
 def _source(path: Path, kind: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Source:
-    return Source(model, inputs, None, kind, path.name, sha256(path))
+    return adopting(Source(model, inputs, None, kind, path.name, sha256(path)))
+
+
+def adopting(source: Source) -> Source:
+    """The same with activations of other libraries replaced by ours, in a copy of the model.
+
+    Raises:
+        LoadError: one of them cannot be represented.
+    """
+    try:
+        done = adopted_copy(source.model)
+    except ReplacementError as error:
+        raise LoadError(f"{source.name}: {error}") from None
+    if not done.modules:
+        return replace(source, left=done.left)
+    return replace(source, model=done.model, original=source.model, adopted=done.modules, left=done.left)
 
 
 def sha256(path: Path) -> str:

@@ -15,7 +15,10 @@ NAMES = {
         "CollapseResult", "Comparing", "Config", "ExportResult", "Options", "Settings", "__version__", "collapse_model",
         "create_session", "export_model", "get_library_path", "load", "save_checkpoint", "validate_model",
     },
-    "opau_onnx.nn": {"HP1", "HP2", "PAU", "Fit", "OrthogonalPade", "fit", "orthogonal_pade", "replace_activations"},
+    "opau_onnx.nn": {
+        "HP1", "HP2", "PAU", "Adopted", "Adoption", "Fit", "OrthogonalPade", "adopt", "fit", "orthogonal_pade",
+        "replace_activations",
+    },
 }  # fmt: skip
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "scipy", "numpy", "matplotlib", "safetensors")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, console, fail, steps
 
 # Boxes on a terminal; plain help and errors when piped.
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -115,13 +115,14 @@ def export(
     if validate_only and collapse:
         fail("--validate-only and --collapse exclude each other; opau-collapse compares what it writes")
     reading = {"factory": factory, "input_shapes": shapes or None, "allow_pickle": allow_pickle}
-    result = _run(model, output, reading, fields, check, report, validate_only, collapse, verbose)
+    source, result = _run(model, output, reading, fields, check, report, validate_only, collapse, verbose)
     from opau_onnx.cli import collapse_output, export_output
     from opau_onnx.export.api import ExportResult
 
     if isinstance(result, ExportResult):
         export_output.show(result, verbose=verbose, validate_only=validate_only)
     else:
+        export_output.adopted(console(), source)
         collapse_output.show(result, verbose=verbose)
     raise typer.Exit(DIFFERENT if result.equal is False else EQUAL)
 
@@ -149,13 +150,13 @@ def _run(
                 result = validate_model(source, output, options=Options(**check))
                 if report is not None:
                     write_report(result, report)
-                return result
+                return source, result
             settings = Settings(options=Options(**check), **fields)
             if collapse is not None:
                 from opau_onnx.collapse.api import export_collapsed
 
-                return export_collapsed(source, output, collapse, settings=settings, report=report, progress=step)
-            return export_model(source, output, settings=settings, report=report, progress=step)
+                return source, export_collapsed(source, output, collapse, settings=settings, report=report, progress=step)
+            return source, export_model(source, output, settings=settings, report=report, progress=step)
         except OpauError as error:
             fail(str(error))
         except OSError as error:

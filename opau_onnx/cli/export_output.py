@@ -12,6 +12,7 @@ from opau_onnx.cli.common import console, table
 from opau_onnx.export.api import ExportResult
 from opau_onnx.parity.compare import Comparison
 from opau_onnx.parity.validate import Validation
+from opau_onnx.reading import Source
 
 
 def show(result: ExportResult, *, verbose: bool, validate_only: bool) -> None:
@@ -23,6 +24,7 @@ def show(result: ExportResult, *, verbose: bool, validate_only: bool) -> None:
         + (f"{count} learned activation{'s' if count != 1 else ''}" if count else "no learned activation in this model"),
         highlight=False,
     )
+    adopted(out, result.source)
     if result.validation is None:
         for record in result.activations:
             out.print(f"  {escape(record['node'])}: {_config(record)}", highlight=False)
@@ -30,6 +32,14 @@ def show(result: ExportResult, *, verbose: bool, validate_only: bool) -> None:
         return
     validation(out, result.validation, verbose=verbose)
     _verdict(out, result, validate_only=validate_only)
+
+
+def adopted(out: Console, source: Source) -> None:
+    """Which activations were another library's, and what was made of them."""
+    for record in source.adopted:
+        out.print(f"adopted: {escape(str(record))}", highlight=False)
+    for line in source.left:
+        out.print(f"[bold yellow]not adopted[/]: {escape(line)}", highlight=False)
 
 
 def _config(record: dict[str, Any]) -> str:

@@ -16,8 +16,9 @@ from opau_onnx.errors import ExportError
 from opau_onnx.export import graph, opsets, program, write
 from opau_onnx.export.program import DTYPES, Axes
 from opau_onnx.files import replacing
+from opau_onnx.parity.originals import compare_original
 from opau_onnx.parity.validate import Options, Validation, validate
-from opau_onnx.reading import Source, load
+from opau_onnx.reading import Source, adopting, load
 
 REPORT_SCHEMA = "opau_onnx.export_report/1"
 
@@ -56,7 +57,7 @@ class ExportResult:
         opset, dtype: of the file.
         activations: one record for each activation (:func:`opau_onnx.export.graph.describe`).
         validation: None where it was not asked for.
-        source: where the model came from.
+        source: where the model came from; its ``adopted`` says which activations were another library's.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class ExportResult:
             "opset": self.opset,
             "dtype": self.dtype,
             "activations": self.activations,
+            "adopted": [record.as_dict() for record in self.source.adopted],
             "validation": self.validation.as_dict() if self.validation else {"verdict": "not validated"},
         }
 
@@ -100,7 +102,8 @@ def export_model(
     """Export a model with learned activations to one ONNX file, and compare the file with the model.
 
     Args:
-        model: a module, a file that :func:`opau_onnx.load` reads without further arguments, or its result.
+        model: a module, a file that :func:`opau_onnx.load` reads without further arguments, or its result. Activations of other
+            libraries that :func:`opau_onnx.nn.adopt` knows are exported as ours; the module itself is left alone.
         output: the .onnx file to write.
         inputs: example inputs for a module; files bring their own.
         settings: how to export; or give its fields as keyword arguments (``opset=20, dtype="float16"``).
@@ -177,9 +180,17 @@ def validate_model(
     kind = stored.metadata_props.get("opau.dtype", "float32")
     if kind not in DTYPES:
         raise ExportError(f"{path} says it holds {kind!r}; expected one of {', '.join(DTYPES)}")
-    found = validate(source.model, path, source.inputs, axes, DTYPES[kind], options or Options())
+    found = _validate(source, path, axes, DTYPES[kind], options or Options())
     opset = stored.opset_imports.get("", 0)
     return ExportResult(path, path, opset, kind, graph.describe(stored), found, source)
+
+
+def _validate(source: Source, path: Path, axes: Axes, dtype: torch.dtype, options: Options) -> Validation:
+    """Against our modules, and against those of other libraries that they were made from."""
+    found = validate(source.model, path, source.inputs, axes, dtype, options)
+    if source.original is None:
+        return found
+    return compare_original(found, source.original, path, source.inputs, axes, dtype, options)
 
 
 def _file_axes(model: ir.Model) -> Axes:
@@ -201,7 +212,7 @@ def _source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
         raise ExportError("a module needs example inputs, tensors: export_model(module, path, inputs)")
     if model.training:
         raise ExportError("the module is in training mode; call model.eval() first")
-    return Source(model, examples, None, "module", type(model).__name__, None)
+    return adopting(Source(model, examples, None, "module", type(model).__name__, None))
 
 
 def _check_opset(opset: int | None) -> None:
@@ -269,7 +280,7 @@ def _write(
             write.publish(staged, output)
             return output, None
         progress("comparing with PyTorch")
-        found = validate(source.model, staged, source.inputs, axes, dtype, settings.options)
+        found = _validate(source, staged, axes, dtype, settings.options)
         if found.equal:
             write.publish(staged, output)
             return output, found

@@ -62,14 +62,20 @@ def replace_activations(
         if id(old) not in swapped:
             extra = {"init": _imitation(old)} if imitate else {}
             swapped[id(old)] = factory(**options, **extra).to(device).train(old.training)
-        if not name:
-            return swapped[id(old)]
-        parent, _, child = name.rpartition(".")
-        holder = model.get_submodule(parent)
-        setattr(holder, child, swapped[id(old)])
-        if isinstance(holder, nn.TransformerEncoderLayer):
-            # Without this its fused inference path would go on computing the ReLU or GELU that it was made with.
-            holder.activation_relu_or_gelu = 0
+        model = put(model, name, swapped[id(old)])
+    return model
+
+
+def put(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
+    """Set the module of a qualified name and return the model; the new module where the name is "", the model's own."""
+    if not name:
+        return new
+    parent, _, child = name.rpartition(".")
+    holder = model.get_submodule(parent)
+    setattr(holder, child, new)
+    if isinstance(holder, nn.TransformerEncoderLayer):
+        # Without this its fused inference path would go on computing the ReLU or GELU that it was made with.
+        holder.activation_relu_or_gelu = 0
     return model
 
 
