@@ -1,6 +1,8 @@
-"""What the tests of portability share: the networks, made once, and a table of what was found."""
+"""What the tests of portability share: the networks, each made once, and a table of what was found."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import pytest
 
@@ -8,9 +10,9 @@ from tests.portability import models
 
 
 @pytest.fixture(scope="session")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, models.Network]:
+def networks(tmp_path_factory: pytest.TempPathFactory) -> models.Networks:
     folder = tmp_path_factory.mktemp("networks")
-    return {name: models.network(name, folder) for name in models.NETWORKS}
+    return cache(lambda name: models.network(name, folder))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,10 @@ class Network:
     def labels(self, outputs: Any) -> int:
         """How many of the first rows have another class."""
         return int((self.expected[: len(outputs)].argmax(1) != outputs.argmax(1)).sum())
+
+
+Networks = Callable[[str], Network]
+"""Makes the one of that name, when it is first asked for."""
 
 
 def network(name: str, folder: Path) -> Network:

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -106,9 +107,7 @@ def browse(folder: Path, page: str) -> tuple[str, list[str]]:
     Returns:
         The browser's path, and the paths that it asked for.
     """
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    _need(browser is not None, f"none of {', '.join(BROWSERS)} is installed (Debian: apt install chromium)")
-    _need_package("onnxruntime-web")
+    browser = find_browser()
     with _served(folder) as server, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         url, log = f"http://127.0.0.1:{server.server_address[1]}/{page}", Path(profile) / "log.txt"
         with _started([browser, *FLAGS, f"--user-data-dir={profile}", url], log) as process:
@@ -119,7 +118,7 @@ def browse(folder: Path, page: str) -> tuple[str, list[str]]:
     failed = folder / "failed.txt"
     assert not failed.exists(), f"the page failed: {failed.read_text()}"
     assert server.finished.is_set(), f"the page did not finish within {SECONDS} s; the browser said: {said}"
-    return str(browser), server.asked
+    return browser, server.asked
 
 
 def find_node() -> str:
@@ -128,6 +127,14 @@ def find_node() -> str:
     _need(node is not None, "Node is not installed (Debian: apt install nodejs npm)")
     _need_package("onnxruntime-node")
     return str(node)
+
+
+def find_browser() -> str:
+    """Chromium's path, where onnxruntime-web is installed too; skips or fails as :func:`run_in_node`."""
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    _need(browser is not None, f"none of {', '.join(BROWSERS)} is installed (Debian: apt install chromium)")
+    _need_package("onnxruntime-web")
+    return str(browser)
 
 
 def _need(found: bool, reason: str) -> None:
@@ -168,6 +175,10 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder, self.finished = folder, threading.Event()
         self.asked: list[str] = []
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # that is a browser that was ended
+            super().handle_error(request, client_address)
 
 
 class _Handler(SimpleHTTPRequestHandler):

@@ -52,9 +52,9 @@ NAMES = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO", "onnx": "onnx Ref
 
 @pytest.mark.parametrize("name", models.NETWORKS)
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_networks(networks: dict[str, models.Network], runtime: str, name: str, record_property: Any) -> None:
+def test_networks(networks: models.Networks, runtime: str, name: str, record_property: Any) -> None:
     version = pytest.importorskip(runtime).__version__
-    network, (run, images) = networks[name], RUNTIMES[runtime]
+    network, (run, images) = networks(name), RUNTIMES[runtime]
     outputs = run(network.files["standard"], network.x[:images])
     where = np.arange(len(outputs))
     if runtime == "openvino":  # see test_openvino_drops_nan
