@@ -153,7 +153,7 @@ def approximate(frozen: Frozen, node: str, allowed: Allowed, *, family_only: boo
     if node not in allowed.ranges:
         raise CollapseError(f"calibration saw no input of {node}; give data that reaches it, or --tolerance 0")
     seen = allowed.ranges[node]
-    low, high = seen.guarded()
+    low, high = (float(np.asarray(v, dtype=frozen.compute)) for v in seen.guarded())  # as the file holds them
     original = _Candidate("exact", frozen, choose(frozen), 0.0)
     price = cost(frozen, original.scheme)
     tried: dict[str, str] = {}

@@ -52,11 +52,16 @@ class Builtin:
             gate = ops.unary("Sigmoid", stretched) * cast(self.a)
             y = (gate + cast(self.s) if self.s else gate) * x
         else:
-            attributes = {"alpha": self.alpha} if self.name == "LeakyRelu" else {}
-            y = ops.unary(self.name, stretched, **attributes)
+            y = self._basic(ops, stretched)
             y = y if self.a == 1.0 else y * cast(self.a)
             y = y + x * cast(self.s) if self.s else y
         return y + cast(self.c) if self.c else y
+
+    def _basic(self, ops: Any, x: Any) -> Any:
+        if self.name == "LeakyRelu":
+            # Relu where it can be: 0 times -inf would be NaN.
+            return ops.unary("LeakyRelu", x, alpha=self.alpha) if self.alpha else ops.maximum(x, 0.0)
+        return ops.unary(self.name, x)
 
     def key(self) -> tuple[Any, ...]:
         """Equal for equal functions."""
@@ -95,7 +100,10 @@ class Polynomial:
 
 
 def builtins(row: Frozen, low: float, high: float, goal: float, opset: int) -> Iterator[tuple[Builtin, float]]:
-    """(candidate, largest error at the fit's points) for one group."""
+    """(candidate, largest error at the fit's points) for one group whose function grows linearly, as the built-ins do."""
+    k, l = row.config.degrees
+    if k - l != 1:
+        return
     x = minimax.nodes(low, high)
     wanted = exact(row, x)
     one = np.ones_like(x)

@@ -80,8 +80,10 @@ class IntervalOps:
     def clamp(self, x: Interval, low: float, high: float) -> Interval:
         return Interval(np.clip(x.low, low, high), np.clip(x.high, low, high), x.unit, x.tiny)
 
-    def divide(self, x: Any, y: Interval) -> Interval:
+    def divide(self, x: Any, y: Any) -> Interval:
         """Unbounded where y holds 0."""
+        if not isinstance(y, Interval):
+            y = Interval(*x._bounds(y), x.unit, x.tiny)
         low, high = y._bounds(x)
         with np.errstate(all="ignore"):
             quotients = [low / y.low, low / y.high, high / y.low, high / y.high]

@@ -76,12 +76,16 @@ def smallest(frozen: Frozen, rows: list[Frozen], low: float, high: float, tolera
     if tail is None and not falls:
         return None  # grows faster than any asymptote with a slope
     slope = None if tail is None else tail.slope
+    needed = 0.0
     for size in SIZES:
+        if size < needed:
+            continue
         if size * len(rows) > LARGEST_FILE:
             return None
         found = _make(frozen, rows, low, high, size, slope, bool(tail and tail.even))
         if found[1] <= tolerance:
             return found
+        needed = size * found[1] / tolerance / 2  # a bound falls as the cells get narrower, at most a little faster
     return None
 
 
