@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from opau_onnx.cli import quantize_options
 from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, steps
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -21,7 +22,11 @@ def collapse(
     model: Annotated[Path, typer.Argument(metavar="INPUT", help="The .onnx file; it is not touched.", show_default=False)],
     output: Annotated[Path, typer.Argument(help="The .onnx file to write.", show_default=False)],
     form: Annotated[
-        str, typer.Option(help="standard: operators of ONNX's default domain only; fused: one node, with the affine before it.")
+        str,
+        typer.Option(
+            help="standard: operators of ONNX's default domain only; fused: one node, with the affine before it; lut, for "
+            "quantized models: a table."
+        ),
     ] = "standard",
     tolerance: Annotated[
         float,
@@ -42,6 +47,11 @@ def collapse(
     calibration_samples: Annotated[
         int, typer.Option(help="Samples that tell the ranges.", min=1, rich_help_panel=_CHANGE)
     ] = 512,
+    quantize: quantize_options.Quantize = False,
+    activations: quantize_options.Activations = None,
+    calibration: quantize_options.Calibration = None,
+    reduce_range: quantize_options.ReduceRange = False,
+    min_agreement: quantize_options.MinAgreement = None,
     reference: Annotated[
         Path | None,
         typer.Option(help="Compare with this PyTorch model (.pt, .pt2); default: with INPUT.", rich_help_panel=_CHECK),
@@ -72,8 +82,13 @@ def collapse(
     """
     shapes = dict(_shape(text) for text in input_shape or [])
     check = {"atol": atol, "rtol": rtol, "samples": samples, "seed": seed}
-    change = {"tolerance": tolerance, "data": (data, calibration_samples) if data else None}
-    result = _run(model, output, form, change, reference, shapes, report, no_validate, check, verbose)
+    how = quantize_options.settings(
+        quantize=quantize, activations=activations, calibration=calibration, reduce_range=reduce_range
+    )
+    change = {"tolerance": tolerance, "data": (data, calibration_samples) if data else None, "quantizing": how}
+    agreement = quantize_options.agreement(min_agreement, form)
+    against = {"reference": reference, "input_shapes": shapes, "skip": no_validate, **agreement}
+    result = _run(model, output, form, change, against, report, check, verbose)
     from opau_onnx.cli.collapse_output import show
 
     show(result, verbose=verbose)
@@ -81,22 +96,25 @@ def collapse(
 
 
 def _run(
-    model: Path, output: Path, form: str, change: dict[str, Any], reference: Path | None, shapes: dict[str, tuple[int, ...]],
-    report: Path | None, no_validate: bool, check: dict[str, Any], verbose: bool,
+    model: Path, output: Path, form: str, change: dict[str, Any], against: dict[str, Any], report: Path | None,
+    check: dict[str, Any], verbose: bool,
 ) -> Any:  # fmt: skip
     with steps(verbose=verbose) as step:
         step("loading")
         from opau_onnx.collapse.api import collapse_model
         from opau_onnx.collapse.comparing import Comparing, Data
+        from opau_onnx.collapse.quantize import Quantizing
         from opau_onnx.errors import OpauError
         from opau_onnx.parity.validate import Options
 
-        comparing = Comparing(reference, shapes, Options(**check), no_validate)
+        comparing = Comparing(options=Options(**check), **against)
         try:
+            how = change["quantizing"]
             data = Data(*change["data"]) if change["data"] else None
             return collapse_model(
-                model, output, form, tolerance=change["tolerance"], data=data, comparing=comparing, report=report, progress=step
-            )
+                model, output, form, tolerance=change["tolerance"], data=data,
+                quantizing=None if how is None else Quantizing(**how), comparing=comparing, report=report, progress=step,
+            )  # fmt: skip
         except OpauError as error:
             fail(str(error))
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
+from opau_onnx.cli import lut_output
 from opau_onnx.cli.common import console, table
 from opau_onnx.cli.export_output import validation
 from opau_onnx.collapse.result import CollapseResult
@@ -22,11 +23,13 @@ def show(result: CollapseResult, *, verbose: bool) -> None:
     if result.tolerance:
         _approximations(out, result, verbose=verbose)
     if result.before is not None and result.after is not None:
-        _sides(out, result.before, result.after)
+        sides = {"before": result.before, "quantized": result.between, "after": result.after}
+        _sides(out, {name: side for name, side in sides.items() if side is not None})
     if result.validation is None:
         out.print(f"{escape(str(result.path))} written, [bold yellow]not compared[/] (--no-validate)", highlight=False)
         return
     validation(out, result.validation, verbose=verbose)
+    lut_output.show(out, result)
     for a in result.agreements:
         out.print(f"{escape(a.output)}: the class differs in {a.differ:,} of {a.rows:,} rows", highlight=False)
     if result.equal:
@@ -57,14 +60,15 @@ def _approximations(out: Console, result: CollapseResult, *, verbose: bool) -> N
                 out.print(escape(f"{r.node}: {name}: {outcome}"), highlight=False)
 
 
-def _sides(out: Console, before: Side, after: Side) -> None:
-    rows = table(out, "", "before", "after")
-    rows.add_row("nodes, bodies inlined", f"{before.nodes:,}", f"{after.nodes:,}")
-    rows.add_row("kinds of operators", str(len(before.operators)), str(len(after.operators)))
-    rows.add_row("parameters", f"{before.parameters:,}", f"{after.parameters:,}")
-    rows.add_row("bytes", f"{before.file_bytes:,}", f"{after.file_bytes:,}")
-    for i, side in enumerate((before, after)):
-        for name, time in side.microseconds.items():
-            cells = [f"{time:,.0f}", ""] if i == 0 else ["", f"{time:,.0f}"]
-            rows.add_row(f"microseconds, {name}", *cells)
+def _sides(out: Console, sides: dict[str, Side]) -> None:
+    """A column for each file."""
+    rows = table(out, "", *sides)
+    files = list(sides.values())
+    rows.add_row("nodes, bodies inlined", *(f"{s.nodes:,}" for s in files))
+    rows.add_row("kinds of operators", *(str(len(s.operators)) for s in files))
+    rows.add_row("parameters", *(f"{s.parameters:,}" for s in files))
+    rows.add_row("bytes", *(f"{s.file_bytes:,}" for s in files))
+    for name in dict.fromkeys(name for s in files for name in s.microseconds):
+        times = (s.microseconds.get(name) for s in files)
+        rows.add_row(f"microseconds, {name}", *("" if t is None else f"{t:,.0f}" for t in times))
     out.print(rows)

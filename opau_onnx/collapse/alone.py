@@ -38,7 +38,7 @@ def check(model: ir.Model, replaced: Replaced) -> ActivationCheck:
     near = torch.from_numpy(hard_inputs(replaced.frozen.wide())).to(dtype)
     x, config = shaped(function, replaced.shape, torch.cat([grid(dtype), near]))
     function = replace(function, config=config)
-    actual = open_model(_model(model, replaced, x), [x]).run([x])[0]
+    actual = open_model(cut(model, replaced, x), [x]).run([x])[0]
     kind, wide = str(dtype).removeprefix("torch."), to_numpy(x).astype(np.float64)
     at, known, slack = _known(function, wide)
     limit, usual = tolerance(known, kind) + slack, np.abs(at) <= DENSE
@@ -92,9 +92,9 @@ def shaped(function: Frozen, shape: ir.Shape | None, values: torch.Tensor) -> tu
     return x.contiguous(), replace(config, axis=axis)
 
 
-def _model(model: ir.Model, replaced: Replaced, x: torch.Tensor) -> ir.Model:
-    """The activation's nodes as a model of their own."""
-    entry = ir.Value(name="x", type=ir.TensorType(replaced.dtype), shape=ir.Shape(tuple(x.shape)))
+def cut(model: ir.Model, replaced: Replaced, x: torch.Tensor, kind: ir.DataType | None = None) -> ir.Model:
+    """The activation's nodes as a model of their own, whose input is of type ``kind`` where that is not its result's."""
+    entry = ir.Value(name="x", type=ir.TensorType(kind or replaced.dtype), shape=ir.Shape(tuple(x.shape)))
     known: dict[str | None, ir.Value] = {replaced.input: entry}
     constants: dict[str, ir.Value] = {}
     nodes, functions = [], {}
@@ -109,7 +109,7 @@ def _model(model: ir.Model, replaced: Replaced, x: torch.Tensor) -> ir.Model:
         if node.op_identifier() in model.functions:
             functions[node.op_identifier()] = model.functions[node.op_identifier()]
     result = known[replaced.output]
-    result.type, result.shape = entry.type, entry.shape
+    result.type, result.shape = ir.TensorType(replaced.dtype), entry.shape
     domains = {"", *(n.domain for n in nodes)}
     graph = ir.Graph(
         [entry], [result], nodes=nodes, initializers=list(constants.values()), name="activation",

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from opau_onnx.collapse import fused, standard
+from opau_onnx.collapse import fused, lut, standard
 from opau_onnx.collapse.comparing import Comparing, Data, compared
+from opau_onnx.collapse.quantize import Quantized, Quantizing, quantized
 from opau_onnx.collapse.result import CollapseResult, records, write_report
 from opau_onnx.collapse.standard import Replaced
 from opau_onnx.collapse.tolerance.approximate import Allowed
@@ -22,7 +23,9 @@ from opau_onnx.export.function import opau_nodes
 from opau_onnx.reading import Source
 from opau_onnx.spec import DOMAIN, OP_TYPE
 
-FORMS = {"fused": fused.replace_activations, "standard": standard.replace_activations}
+FORMS = {
+    "fused": fused.replace_activations, "lut": lut.replace_activations, "standard": standard.replace_activations,
+}  # fmt: skip
 METADATA = "opau.collapse"
 
 
@@ -33,6 +36,7 @@ def collapse_model(
     *,
     tolerance: float = 0.0,
     data: Data | str | Path | None = None,
+    quantizing: Quantizing | None = None,
     comparing: Comparing | None = None,
     report: str | Path | None = None,
     progress: Callable[[str], None] = lambda step: None,
@@ -44,10 +48,12 @@ def collapse_model(
         output: the .onnx file to write.
         form: both are right for every input and exact up to rounding. "standard": operators of ONNX's default domain only.
             "fused": one node for each activation, with constant coefficients and the affine (BatchNormalization, Mul, Add)
-            before it; our library has kernels for it, and a function body serves runtimes without.
+            before it; our library has kernels for it, and a function body serves runtimes without. "lut", for quantized models:
+            a look-up in a table of all codes, equal to the nodes that it replaces bit for bit.
         tolerance: how much each activation's result may change, for every input in the range that ``data`` reaches (and a
             quarter of its width beyond): then the cheapest function that is proven to stay within it takes its place.
-        data: real inputs; needed where there is a tolerance.
+        data: real inputs; needed where there is a tolerance, and to quantize.
+        quantizing: quantize the model first, with onnxruntime's static quantization; with the form "lut".
         comparing: with what to compare.
         report: a JSON file to write besides.
         progress: called with a short text before each step.
@@ -65,7 +71,20 @@ def collapse_model(
     data = data if data is None or isinstance(data, Data) else Data(data)
     check_form(form)
     check_tolerance(tolerance, data)
+    check_quantizing(form, quantizing, data, comparing)
     progress(f"reading {source}")
+    samples = None if quantizing is None or data is None else data.read(_read(source), "train")
+    if samples is not None:
+        progress("quantizing")
+    with quantized(source, quantizing, samples) as made:
+        return _collapse(source, made, output, form, tolerance, data, comparing, report, progress)
+
+
+def _collapse(
+    given: Path, made: Quantized | None, output: Path, form: str, tolerance: float, data: Data | None, comparing: Comparing,
+    report: str | Path | None, progress: Callable[[str], None],
+) -> CollapseResult:  # fmt: skip
+    source = made.path if made else given
     model, external = _read(source), _has_external_data(source)
     allowed = _allowed(source, model, tolerance, data, progress)
     progress("choosing how to evaluate each activation")
@@ -74,7 +93,7 @@ def collapse_model(
     with write.staging(output) as folder:
         staged = folder / output.name
         write.save(model, staged, external=external or write.weight_bytes(model) > write.PROTOBUF_LIMIT)
-        result = CollapseResult(source, output, output, form, replaced, None, tolerance=tolerance)
+        result = CollapseResult(given, output, output, form, replaced, None, tolerance=tolerance, quantized=made)
         if not comparing.skip:
             result = compared(result, staged, comparing, data, progress)
             if not result.equal:
@@ -100,6 +119,11 @@ def export_collapsed(
         As :func:`opau_onnx.export_model` and :func:`collapse_model`.
     """
     check_form(form)
+    if form == "lut":
+        raise CollapseError(
+            "the lut form needs a quantized model, which opau-export does not make: export first, then opau-collapse FILE.onnx "
+            "OUTPUT.onnx --form lut --quantize --data SAMPLES"
+        )
     check_tolerance(tolerance, data)
     with write.staging(output) as folder:
         exported = export_model(source, folder / output.name, settings=settings, progress=progress)
@@ -127,6 +151,18 @@ def check_tolerance(tolerance: float, data: Data | None) -> None:
         raise CollapseError("a tolerance needs real inputs to know the range it must hold on: give --data (data=)")
 
 
+def check_quantizing(form: str, quantizing: Quantizing | None, data: Data | None, comparing: Comparing) -> None:
+    """Raise CollapseError where quantization lacks its form or data, or a comparison by classes lacks data."""
+    if quantizing is not None and form != "lut":
+        raise CollapseError(f"the form is {form!r}; a model is quantized for --form lut only")
+    if quantizing is not None and data is None:
+        raise CollapseError("quantization needs real inputs to know the ranges of all tensors: give --data (data=)")
+    if form == "lut" and data is None and comparing.reference is not None and not comparing.skip:
+        raise CollapseError("a quantized model is compared with a float one by its classes on real inputs: give --data (data=)")
+    if not 0.0 <= comparing.min_agreement <= 1.0:
+        raise CollapseError(f"the smallest agreement is {comparing.min_agreement}; expected a share from 0 to 1")
+
+
 def _allowed(
     source: Path, model: ir.Model, tolerance: float, data: Data | None, progress: Callable[[str], None]
 ) -> Allowed | None:
@@ -144,7 +180,7 @@ def clean(model: ir.Model, form: str, replaced: Sequence[Replaced]) -> None:
         del model.graph.initializers[name]
     for key in [k for k in model.functions if k[:2] == (DOMAIN, OP_TYPE)]:
         del model.functions[key]
-    if form == "standard":
+    if form != "fused":
         model.graph.opset_imports.pop(DOMAIN, None)
     model.metadata_props.pop("opau.activations", None)
     model.metadata_props[METADATA] = json.dumps({"activations": records(replaced), "form": form}, sort_keys=True)

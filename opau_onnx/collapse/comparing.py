@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from opau_onnx.collapse import alone, whole
+from opau_onnx.collapse import alone, lut_compare, whole
 from opau_onnx.collapse.changed import Agreement, compare_changed
 from opau_onnx.collapse.result import CollapseResult
 from opau_onnx.collapse.summary import summarize
@@ -50,12 +50,15 @@ class Comparing:
         input_shapes: of inputs with open axes other than the first, by name; where there is no reference.
         options: of the comparison.
         skip: compare nothing.
+        min_agreement: the smallest share of samples that must keep their class where a quantized model is compared with the
+            float one; see :mod:`opau_onnx.collapse.lut_compare`.
     """
 
     reference: Source | str | Path | None = None
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
     skip: bool = False
+    min_agreement: float = 0.99
 
 
 def compared(
@@ -69,16 +72,19 @@ def compared(
     model = ir.load(staged)
     inputs = whole.example_inputs(model, comparing.input_shapes, comparing.options.seed) if origin is None else origin.inputs
     progress("comparing")
-    if result.tolerance and data is not None:
+    if result.form == "lut":
+        found = _validate_lut(result, model, staged, origin, inputs, comparing, data)
+    elif result.tolerance and data is not None:
         found, agreements = _validate_changed(result, model, staged, origin, data, comparing.options)
         result = replace(result, agreements=agreements)
     else:
         found = _validate(result, model, staged, origin, inputs, comparing.options)
     progress("timing")
-    before, after = summarize(result.source, staged, cast_inputs(inputs, _dtype(model)))
+    paths = [result.quantized.path] if result.quantized else []
+    before, *between, after = summarize(result.source, staged, cast_inputs(inputs, _dtype(model)), between=paths)
     requested = result.requested
     path = requested if found.equal else requested.with_name(f"{requested.stem}.rejected.onnx")
-    return replace(result, path=path, validation=found, before=before, after=after)
+    return replace(result, path=path, validation=found, before=before, after=after, between=between[0] if between else None)
 
 
 def _validate(
@@ -107,6 +113,19 @@ def _validate_changed(
     runtime = f"onnxruntime {onnxruntime.__version__}, CPU"
     reference = f"the original file, {runtime}" if origin is None else f"PyTorch {torch.__version__}, CPU"
     return Validation(runtime, reference, activations, outputs), agreements
+
+
+def _validate_lut(
+    result: CollapseResult, model: ir.Model, staged: Path, origin: Source | None, inputs: Sequence[Any],
+    comparing: Comparing, data: Data | None,
+) -> Validation:  # fmt: skip
+    made = result.quantized
+    plain = origin.model if origin is not None else made.source if made else None
+    return lut_compare.validate(
+        result.replaced, made.path if made else result.source, staged, inputs, comparing.options,
+        samples=None if data is None else data.read(model, "test"),
+        exact=None if plain is None else lut_compare.Float(plain, comparing.min_agreement),
+    )  # fmt: skip
 
 
 def _dtype(model: ir.Model) -> torch.dtype:

@@ -82,7 +82,7 @@ class Site:
         """Results for :meth:`inputs` as (channels, codes)."""
         if self.channels is None:
             return values.reshape(1, -1)
-        axis, rank, number = self.channels
+        axis, _, number = self.channels
         return np.moveaxis(values, axis, 0).reshape(number, -1)
 
 
@@ -137,7 +137,7 @@ def read(node: ir.Node) -> Linear:
 
 def _codes(node: ir.Node, zero_point: Any) -> ir.DataType | None:
     if zero_point is not None:
-        return node.inputs[2].dtype or ir.DataType.from_numpy(zero_point.dtype)  # type: ignore[union-attr]
+        return ir.DataType.from_numpy(zero_point.dtype)
     if node.op_type == "DequantizeLinear":
         return node.inputs[0].dtype if node.inputs[0] is not None else None
     return ir.DataType(_attribute(node, "output_dtype", 0) or ir.DataType.UINT8)
@@ -185,12 +185,11 @@ def cut(model: ir.Model, site: Site) -> ir.Model:
     codes = ir.Value(name="codes", type=ir.TensorType(site.before.codes), shape=ir.Shape(site.inputs().shape))
     constants: list[ir.Value] = []
     dequantized = _copy(site.before.node, [codes, *_parameters(site.before, constants)], "dequantized")
-    given = [_stored(v.const_value or ir.convenience.get_const_tensor(v), v.name, constants) for v in site.node.inputs[1:] if v]
+    given = [_stored(_tensor(v), constants) for v in site.node.inputs[1:]]
     result = _copy(site.node, [dequantized.outputs[0], *given], "result")
-    quantized = [
-        _copy(part.node, [result.outputs[0], *_parameters(part, constants)], f"quantized_{i}") for i, part in enumerate(site.after)
-    ]
-    nodes = [dequantized, result, *quantized]
+    nodes = [dequantized, result]
+    for i, part in enumerate(site.after):
+        nodes.append(_copy(part.node, [result.outputs[0], *_parameters(part, constants)], f"quantized_{i}"))
     for node, kind in zip(nodes, [_float(site), _float(site), *(part.codes for part in site.after)], strict=True):
         node.outputs[0].type, node.outputs[0].shape = ir.TensorType(kind), codes.shape
     opset = model.graph.opset_imports[""]
@@ -205,8 +204,7 @@ def cut(model: ir.Model, site: Site) -> ir.Model:
 def _float(site: Site) -> ir.DataType:
     """Type of the dequantized numbers: that of the scale (before opset 19 always float32), unless an attribute says."""
     named = _attribute(site.before.node, "output_dtype", 0)
-    scale = site.before.node.inputs[1]
-    return ir.DataType(named) if named else (scale.dtype if scale is not None else None) or ir.DataType.FLOAT
+    return ir.DataType(named) if named else ir.DataType(_tensor(site.before.node.inputs[1]).dtype)
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value], name: str) -> ir.Node:
@@ -217,17 +215,20 @@ def _copy(node: ir.Node, inputs: list[ir.Value], name: str) -> ir.Node:
 
 def _parameters(part: Linear, constants: list[ir.Value]) -> list[ir.Value]:
     """Scale and zero point; as numbers, not as lists of one, which would be along an axis that the copy may lack."""
-    found = []
-    for value in part.node.inputs[1:3]:
-        if value is not None:
-            array = np.array(ir.convenience.get_const_tensor(value).numpy())  # type: ignore[union-attr]
-            tensor = ir.tensor(array.reshape(()) if part.axis is None else array, dtype=value.dtype)
-            found.append(_stored(tensor, value.name, constants))
-    return found
+    tensors = [_tensor(value) for value in part.node.inputs[1:3] if value is not None]
+    shaped = [ir.tensor(t.numpy().reshape(()), dtype=t.dtype) if part.axis is None else t for t in tensors]
+    return [_stored(tensor, constants) for tensor in shaped]
 
 
-def _stored(tensor: Any, name: str | None, constants: list[ir.Value]) -> ir.Value:
-    name = f"{name}_{len(constants)}"
+def _tensor(value: ir.Value | None) -> Any:
+    """The constant behind a value; callers have made sure that there is one."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    assert tensor is not None
+    return tensor
+
+
+def _stored(tensor: Any, constants: list[ir.Value]) -> ir.Value:
+    name = f"constant_{len(constants)}"
     kept = ir.tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=name)
     made = ir.Value(name=name, type=ir.TensorType(kept.dtype), shape=ir.Shape(kept.shape), const_value=kept)
     constants.append(made)

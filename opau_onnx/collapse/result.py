@@ -9,6 +9,7 @@ from typing import Any
 
 from opau_onnx._version import __version__
 from opau_onnx.collapse.changed import Agreement
+from opau_onnx.collapse.quantize import Quantized
 from opau_onnx.collapse.standard import Replaced
 from opau_onnx.collapse.summary import Side
 from opau_onnx.export import write
@@ -31,6 +32,8 @@ class CollapseResult:
         before, after: what the files hold and how long they take; None where nothing was run.
         tolerance: by how much each activation may differ on the range of its inputs; 0 for roundings only.
         agreements: of classes, on the data, where a tolerance was given.
+        quantized: how the model was quantized first; None where it was not.
+        between: the quantized file, as before and after.
     """
 
     source: Path
@@ -43,6 +46,8 @@ class CollapseResult:
     after: Side | None = None
     tolerance: float = 0.0
     agreements: Sequence[Agreement] = ()
+    quantized: Quantized | None = None
+    between: Side | None = None
 
     @property
     def equal(self) -> bool | None:
@@ -60,6 +65,8 @@ class CollapseResult:
             "form": self.form,
             "tolerance": self.tolerance,
             "activations": records(self.replaced),
+            "quantization": self.quantized.as_dict() if self.quantized else None,
+            "quantized": self.between.as_dict() if self.between else None,
             "before": self.before.as_dict() if self.before else None,
             "after": self.after.as_dict() if self.after else None,
             "classes": [a.as_dict() for a in self.agreements],

@@ -47,23 +47,26 @@ class Side:
         return dict(vars(self))
 
 
-def summarize(before: Path, after: Path, inputs: Sequence[torch.Tensor], *, library: bool = True) -> tuple[Side, Side]:
-    """Both files; all implementations take turns, with one uncounted turn each.
+def summarize(
+    before: Path, after: Path, inputs: Sequence[torch.Tensor], *, library: bool = True, between: Sequence[Path] = ()
+) -> list[Side]:
+    """All files in order; all implementations take turns, with one uncounted turn each.
 
     Args:
         before, after: the files.
+        between: files that stand between them: the quantized model.
         inputs: to run them on.
-        library: time the original with our kernels too, where they can be had.
+        library: time all but the last with our kernels too, where they can be had.
     """
     sessions: dict[tuple[int, str], Any] = {}
-    for i, path in enumerate((before, after)):
+    paths = [before, *between, after]
+    for i, path in enumerate(paths):
         label = "function bodies" if read(path).nodes else "onnxruntime's own operators"
         sessions[i, label] = _session(path, False)
-    if library and read(before).nodes:
-        sessions[0, "compiled kernels"] = _session(before, True)
+        if library and path != after and read(path).nodes:
+            sessions[i, "compiled kernels"] = _session(path, True)
     times = _times({key: session for key, session in sessions.items() if session is not None}, inputs)
-    sides = [_side(path, {name: t for (j, name), t in times.items() if j == i}) for i, path in enumerate((before, after))]
-    return sides[0], sides[1]
+    return [_side(path, {name: t for (j, name), t in times.items() if j == i}) for i, path in enumerate(paths)]
 
 
 def _session(path: Path, library: bool) -> Any:

@@ -74,10 +74,7 @@ def compare_files(
     """
     model = ir.load(before)
     outputs = [str(v.name) for v in model.graph.outputs]
-    axes = {
-        i: {a: str(d) for a, d in enumerate(v.shape or ()) if isinstance(d, ir.SymbolicDim)}
-        for i, v in enumerate(model.graph.inputs)
-    }
+    axes = open_axes(model)
     original, collapsed = open_runtime(before, inputs), open_runtime(after, inputs)
     moved = [_nudged(before, inputs, options.seed + n) for n in range(NUDGES)]
     kind = _kind(model)
@@ -85,6 +82,14 @@ def compare_files(
     for label, batch in batches(inputs, axes, options):
         found += _compare(original, collapsed, moved, outputs, label, batch, kind, options)
     return collapsed.description, f"the original file, {original.description}", found
+
+
+def open_axes(model: ir.Model) -> dict[int, dict[int, str]]:
+    """Names of the open axes of each input."""
+    return {
+        i: {a: str(d) for a, d in enumerate(v.shape or ()) if isinstance(d, ir.SymbolicDim)}
+        for i, v in enumerate(model.graph.inputs)
+    }
 
 
 def _kind(model: ir.Model) -> str:

@@ -93,6 +93,6 @@ def test_exported_but_not_equal(tmp_path: Path) -> None:
 
 
 def test_export_usage(tmp_path: Path) -> None:
-    assert "expected one of fused, standard" in export(LENET, tmp_path / "out.onnx", "--collapse", "wide").stderr
+    assert "expected one of fused, lut, standard" in export(LENET, tmp_path / "out.onnx", "--collapse", "wide").stderr
     assert "exclude each other" in export(LENET, tmp_path / "out.onnx", "--collapse", "standard", "--validate-only").stderr
     assert not list(tmp_path.iterdir())

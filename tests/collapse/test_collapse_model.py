@@ -163,7 +163,7 @@ def test_what_is_refused(lenet: Path, tmp_path: Path) -> None:
     refused(lenet, lenet, "never touched")
     refused(lenet, tmp_path / "out.txt", "ends in .onnx")
     refused(lenet, tmp_path / "no" / "out.onnx", "folder does not exist", ExportError)
-    refused(lenet, out, "expected one of fused, standard", form="fast")
+    refused(lenet, out, "expected one of fused, lut, standard", form="fast")
 
 
 def test_nothing_to_collapse(tmp_path: Path) -> None:

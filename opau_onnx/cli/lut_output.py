@@ -1,0 +1,53 @@
+"""What ``opau-collapse --form lut`` prints besides: how the model was quantized, ties, and what that changed."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from opau_onnx.collapse.lut_check import TableCheck
+from opau_onnx.collapse.lut_compare import Drift, LutValidation
+from opau_onnx.collapse.result import CollapseResult
+
+
+def show(out: Console, result: CollapseResult) -> None:
+    """Print it; nothing for other forms."""
+    if result.quantized is not None:
+        how = result.quantized.how
+        weights = "7-bit" if how.reduce_range else "int8"
+        out.print(
+            f"quantized: {how.activations} activations, {weights} weights by channel, {how.calibration} calibration on "
+            f"{result.quantized.samples:,} samples of {escape(result.quantized.data)}",
+            highlight=False,
+        )
+    if not isinstance(result.validation, LutValidation):
+        return
+    for check in result.validation.activations:
+        if isinstance(check, TableCheck) and check.ties:
+            out.print(
+                f"{escape(check.node)}: {check.ties:,} of {check.comparison.elements if check.comparison else 0:,} codes are "
+                f"half-way between two but for a rounding ({check.otherwise:,} round otherwise in exact arithmetic); the table "
+                "holds what the nodes gave",
+                highlight=False,
+            )
+    for drift in result.validation.drift:
+        _drift(out, drift)
+
+
+def _drift(out: Console, drift: Drift) -> None:
+    text = f"{escape(drift.output)} against {escape(drift.reference)}, float: "
+    if drift.differ is None or drift.agreement is None:
+        out.print(f"{text}[bold yellow]not judged[/], it holds no classes; {_errors(drift)}", highlight=False)
+        return
+    verdict = "[green]equal[/]" if drift.equal else "[bold red]DIFFERENT[/]"
+    out.print(
+        f"{text}the class differs for {drift.differ:,} of {drift.rows:,} samples; {drift.agreement:.2%} agree, at least "
+        f"{drift.minimum:.2%} wanted: {verdict}",
+        highlight=False,
+    )
+    right = ", ".join(f"{name} {share:.2%}" for name, share in drift.accuracy.items())
+    out.print(f"  right: {right or 'not known, the data has no labels'}; {_errors(drift)}", highlight=False)
+
+
+def _errors(drift: Drift) -> str:
+    return f"outputs differ by up to {drift.max_abs_error:.2g}, {drift.mean_abs_error:.2g} on average"
