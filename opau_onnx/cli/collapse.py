@@ -49,6 +49,7 @@ def collapse(
     ] = 512,
     quantize: quantize_options.Quantize = False,
     activations: quantize_options.Activations = None,
+    weights: quantize_options.Weights = None,
     calibration: quantize_options.Calibration = None,
     reduce_range: quantize_options.ReduceRange = False,
     min_agreement: quantize_options.MinAgreement = None,
@@ -83,7 +84,7 @@ def collapse(
     shapes = dict(_shape(text) for text in input_shape or [])
     check = {"atol": atol, "rtol": rtol, "samples": samples, "seed": seed}
     how = quantize_options.settings(
-        quantize=quantize, activations=activations, calibration=calibration, reduce_range=reduce_range
+        quantize=quantize, activations=activations, weights=weights, calibration=calibration, reduce_range=reduce_range
     )
     change = {"tolerance": tolerance, "data": (data, calibration_samples) if data else None, "quantizing": how}
     agreement = quantize_options.agreement(min_agreement, form)

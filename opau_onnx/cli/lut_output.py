@@ -14,7 +14,7 @@ def show(out: Console, result: CollapseResult) -> None:
     """Print it; nothing for other forms."""
     if result.quantized is not None:
         how = result.quantized.how
-        weights = "7-bit" if how.reduce_range else "int8"
+        weights = f"{how.weights}{' less one bit' if how.reduce_range else ''}"
         out.print(
             f"quantized: {how.activations} activations, {weights} weights by channel, {how.calibration} calibration on "
             f"{result.quantized.samples:,} samples of {escape(result.quantized.data)}",
@@ -24,10 +24,10 @@ def show(out: Console, result: CollapseResult) -> None:
         return
     for check in result.validation.activations:
         if isinstance(check, TableCheck) and check.ties:
+            codes = check.comparison.elements if check.comparison else 0
             out.print(
-                f"{escape(check.node)}: {check.ties:,} of {check.comparison.elements if check.comparison else 0:,} codes are "
-                f"half-way between two but for a rounding ({check.otherwise:,} round otherwise in exact arithmetic); the table "
-                "holds what the nodes gave",
+                f"{escape(check.node)}: {check.ties:,} of {codes:,} results are so close to half-way between two codes that a "
+                f"rounding may decide; for {check.otherwise:,} it does. The table holds what the nodes gave.",
                 highlight=False,
             )
     for drift in result.validation.drift:

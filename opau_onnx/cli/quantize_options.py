@@ -18,6 +18,9 @@ Activations = Annotated[
     str | None,
     typer.Option(help="uint8, int8; uint16, int16 (opset 21). Default: uint8.", show_default=False, rich_help_panel=_PANEL),
 ]
+Weights = Annotated[
+    str | None, typer.Option(help="int8, int16 (opset 21). Default: int8.", show_default=False, rich_help_panel=_PANEL)
+]
 Calibration = Annotated[
     str | None, typer.Option(help="minmax, entropy, percentile. Default: minmax.", show_default=False, rich_help_panel=_PANEL)
 ]
@@ -33,9 +36,8 @@ MinAgreement = Annotated[
 ]  # fmt: skip
 
 
-def settings(*, quantize: bool, activations: str | None, calibration: str | None, reduce_range: bool) -> dict[str, Any] | None:
-    """Those of :class:`opau_onnx.collapse.quantize.Quantizing`; None without --quantize."""
-    given = {"activations": activations, "calibration": calibration, "reduce_range": reduce_range}
+def settings(*, quantize: bool, **given: Any) -> dict[str, Any] | None:
+    """Those of :class:`opau_onnx.collapse.quantize.Quantizing` that are given; None without --quantize."""
     chosen = {name: value for name, value in given.items() if value}
     if not quantize and chosen:
         fail(f"--{next(iter(chosen)).replace('_', '-')} says how to quantize; it needs --quantize")

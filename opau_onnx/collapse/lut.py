@@ -162,7 +162,7 @@ def _replace(
         which = 2 + i if site.after else 1
         result, kind = last.outputs[0], original.graph.outputs[which].dtype
         assert kind is not None
-        table, offsets = _distinct(site.rows(_stored(values[which], kind)))
+        table, offsets = _distinct(site.rows(stored(values[which], kind)))
         new = write(constants, codes, table, offsets, site)
         scheme = Table(table.shape[1], len(table), _name(site.before.codes), _name(kind), runtime)
         _put(new, last, kind)
@@ -179,8 +179,8 @@ def _name(kind: ir.DataType) -> str:
     return str(TORCH[kind]).removeprefix("torch.") if kind in TORCH else kind.name.lower()
 
 
-def _stored(values: Any, kind: ir.DataType) -> Any:
-    """The runtimes hand bfloat16 over as float32."""
+def stored(values: Any, kind: ir.DataType) -> Any:
+    """Values of a type in numpy's; onnxruntime's bfloat16 comes as float32."""
     return values.astype(ml_dtypes.bfloat16) if kind == ir.DataType.BFLOAT16 else values
 
 

@@ -12,7 +12,7 @@ import torch
 from opau_onnx import oracle
 from opau_onnx.collapse import alone
 from opau_onnx.collapse.frozen import Frozen
-from opau_onnx.collapse.lut import Tabled
+from opau_onnx.collapse.lut import Tabled, stored
 from opau_onnx.collapse.lut_sites import CODES, Linear
 from opau_onnx.collapse.standard import Replaced
 from opau_onnx.parity.activations import TORCH, ActivationCheck, tolerance
@@ -55,7 +55,7 @@ def check(model: ir.Model, replaced: Replaced) -> ActivationCheck:
     codes = [torch.from_numpy(site.inputs())]
     given = open_model(original, codes).run(codes)
     table = open_model(alone.cut(model, replaced, codes[0], site.before.codes), codes).run(codes)[0]
-    same = _all_codes(replaced, given[replaced.which], table)
+    same = _all_codes(replaced, *(stored(v, replaced.dtype) for v in (given[replaced.which], table)))
     exact, known, limit = _exact(replaced.before, replaced.node, original, given)
     ties, otherwise, right = 0, 0, True
     if site.after:

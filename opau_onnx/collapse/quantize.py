@@ -25,6 +25,7 @@ from opau_onnx.export.function import opau_nodes
 from opau_onnx.samples import Samples
 
 ACTIVATIONS = ("uint8", "int8", "uint16", "int16")
+WEIGHTS = ("int8", "int16")
 CALIBRATION = ("minmax", "entropy", "percentile")
 PERCENTILE = 99.99
 BATCH = 32
@@ -35,20 +36,22 @@ OPSET_16_BIT = 21
 
 @dataclass(frozen=True)
 class Quantizing:
-    """How to quantize; weights are always int8, with a scale for each channel.
+    """How to quantize; weights have a scale for each channel.
 
     Attributes:
         activations: type of the quantized tensors: "uint8" or "int8"; "uint16" or "int16" for models that lose too much so.
+        weights: "int8" or "int16".
         calibration: how ranges come from what the samples reach: "minmax", "entropy" or "percentile" (99.99).
         reduce_range: weights of 7 bits, for x86 processors without VNNI, whose 8-bit products saturate.
     """
 
     activations: str = "uint8"
+    weights: str = "int8"
     calibration: str = "minmax"
     reduce_range: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("activations", ACTIVATIONS), ("calibration", CALIBRATION)):
+        for name, known in (("activations", ACTIVATIONS), ("weights", WEIGHTS), ("calibration", CALIBRATION)):
             if getattr(self, name) not in known:
                 raise CollapseError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
 
@@ -132,7 +135,7 @@ def _check(model: ir.Model, source: Path, how: Quantizing) -> None:
     if kinds - {ir.DataType.FLOAT}:
         found = ", ".join(sorted(k.name.lower() for k in kinds))
         raise CollapseError(f"the activations of {source} are {found}; only float32 models are quantized (opau-export --dtype)")
-    if "16" in how.activations and (opset or 0) < OPSET_16_BIT:
+    if "16" in how.activations + how.weights and (opset or 0) < OPSET_16_BIT:
         raise CollapseError(
             f"{source} has opset {opset}; 16-bit quantization needs {OPSET_16_BIT} or newer: opau-export --opset {OPSET_16_BIT}"
         )
@@ -208,7 +211,7 @@ def _onnxruntime(source: Path, target: Path, reader: _Reader, how: Quantizing, *
     quantize_static(
         str(source), str(target), reader, quant_format=QuantFormat.QDQ,
         op_types_to_quantize=sorted({*QDQRegistry, *QLinearOpsRegistry, NAME}), per_channel=True,
-        reduce_range=how.reduce_range, activation_type=types[how.activations], weight_type=QuantType.QInt8,
+        reduce_range=how.reduce_range, activation_type=types[how.activations], weight_type=types[how.weights],
         calibrate_method=methods[how.calibration], use_external_data_format=external,
         extra_options={"CalibStridedMinMax": 1, "CalibPercentile": PERCENTILE},
     )  # fmt: skip

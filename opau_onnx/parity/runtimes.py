@@ -83,10 +83,8 @@ class Reference(Runtime):
     """
 
     def __init__(self, model: Path | bytes) -> None:
-        from onnx.reference import ReferenceEvaluator
-
         proto = inlined(model)
-        self.evaluator = ReferenceEvaluator(proto)
+        self.evaluator = reference_evaluator(proto)
         self.names = [v.name for v in proto.graph.input]
         self.description = f"onnx {onnx.__version__} ReferenceEvaluator, function bodies inlined"
 
@@ -103,6 +101,20 @@ def inlined(model: Path | bytes) -> onnx.ModelProto:
     """The model with its functions' bodies in place of their calls, weights included."""
     proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model)
     return onnx.inliner.inline_local_functions(proto)
+
+
+def reference_evaluator(model: onnx.ModelProto) -> Any:
+    """onnx's ReferenceEvaluator; its own GatherElements takes at most 64 entries, tables of codes have more."""
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+
+    class GatherElements(OpRun):  # type: ignore[misc]
+        op_domain = ""
+
+        def _run(self, data: Any, indices: Any, axis: int | None = None) -> tuple[Any]:
+            return (np.take_along_axis(data, indices.astype(np.int64), axis or 0),)
+
+    return ReferenceEvaluator(model, new_ops=[GatherElements])
 
 
 def open_runtime(path: Path, inputs: Sequence[torch.Tensor]) -> Runtime:
