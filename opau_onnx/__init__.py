@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from opau_onnx.runtime.library import get_library_path
     from opau_onnx.runtime.session import create_session
     from opau_onnx.spec import Config
+    from opau_onnx.verify.api import verify_model
+    from opau_onnx.verify.report import VerifyResult
 
 _WHERE = {
     "CollapseResult": "opau_onnx.collapse.result",
@@ -28,6 +30,7 @@ _WHERE = {
     "ExportResult": "opau_onnx.export.api",
     "Options": "opau_onnx.parity.validate",
     "Settings": "opau_onnx.export.api",
+    "VerifyResult": "opau_onnx.verify.report",
     "collapse_model": "opau_onnx.collapse.api",
     "export_model": "opau_onnx.export.api",
     "create_session": "opau_onnx.runtime.session",
@@ -35,6 +38,7 @@ _WHERE = {
     "load": "opau_onnx.reading",
     "save_checkpoint": "opau_onnx.checkpoint",
     "validate_model": "opau_onnx.export.api",
+    "verify_model": "opau_onnx.verify.api",
 }
 
 __all__ = [
@@ -44,6 +48,7 @@ __all__ = [
     "ExportResult",
     "Options",
     "Settings",
+    "VerifyResult",
     "__version__",
     "collapse_model",
     "create_session",
@@ -52,6 +57,7 @@ __all__ = [
     "load",
     "save_checkpoint",
     "validate_model",
+    "verify_model",
 ]
 
 

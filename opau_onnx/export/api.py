@@ -125,7 +125,7 @@ def export_model(
     if report is not None:
         _check_writable(Path(report))
     _check_writable(output)
-    source = _source(model, inputs)
+    source = as_source(model, inputs)
     _check_opset(settings.opset)
     dtype, traced, axes = _trace(source, settings, progress)
     kind = str(dtype).removeprefix("torch.")
@@ -169,7 +169,7 @@ def validate_model(
     Args and errors as :func:`export_model`.
     """
     path = Path(path)
-    source = _source(model, inputs)
+    source = as_source(model, inputs)
     if not path.is_file():
         raise ExportError(f"{path} does not exist")
     try:
@@ -200,7 +200,12 @@ def _file_axes(model: ir.Model) -> Axes:
     }
 
 
-def _source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
+def as_source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
+    """A module with its example inputs, or a file, as a source.
+
+    Raises:
+        LoadError, ExportError: the file cannot be read, or the module comes without inputs or in training mode.
+    """
     if isinstance(model, (str, Path)):
         model = load(Path(model))
     examples = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())

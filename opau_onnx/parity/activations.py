@@ -117,7 +117,7 @@ def _same(tensor: torch.Tensor, stored: Any) -> bool:
 def _compare(model: ir.Model, node: ir.Node, module: OrthogonalPade, known: tuple[Config, Any, Any]) -> Comparison:
     dtype = TORCH.get(node.inputs[0].dtype, torch.float32)
     config, c, d = known
-    x = _shaped(config, grid(dtype))
+    x = shaped(config, grid(dtype))
     with torch.no_grad():
         expected = module(x)
     actual = OnnxRuntime(_alone(model, node, x)).run([x])[0]
@@ -154,13 +154,21 @@ def grid(dtype: torch.dtype) -> torch.Tensor:
     return torch.cat([dense, magnitudes, -magnitudes, special]).to(dtype)
 
 
-def _shaped(config: Config, values: torch.Tensor) -> torch.Tensor:
-    """The grid in a shape with enough axes; every group sees every value."""
+def shaped(config: Config, values: torch.Tensor, channels: int | None = None, axes: int | None = None) -> torch.Tensor:
+    """The grid in a shape in which every channel sees every value.
+
+    Args:
+        config: whose groups.
+        values: shape (N,).
+        channels: number of channels; None for one in each group.
+        axes: number of axes that the result has at least, besides one for the values; None for as few as will do.
+    """
     if config.groups == 1:
         return values
     rank = config.axis + 1 if config.axis >= 0 else -config.axis
-    shape = [1] * rank
-    shape[config.axis] = config.groups
+    shape = [1] * max(rank, axes or 0)
+    shape[config.axis] = channels or config.groups
+    rank = len(shape)
     return values.reshape(-1, *([1] * rank)).expand(-1, *shape).movedim(0, -1 if config.axis >= 0 else 0).contiguous()
 
 

@@ -1,0 +1,166 @@
+"""``opau-verify``: is it the same model? PyTorch against ONNX files in every runtime at hand."""
+
+# No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, steps
+from opau_onnx.verify.names import RUNTIMES, TORCH
+
+_STYLE: Any = "rich" if sys.stdout.isatty() else None
+app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
+_READING, _WHAT, _JUDGING = "Reading the model", "What is compared", "Judging"
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def verify(
+    model: Annotated[
+        Path,
+        typer.Argument(help="The PyTorch model: checkpoint, state_dict (.pt, .pth, .safetensors), .pt2.", show_default=False),
+    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.onnx...", help="What was made of it.", show_default=False)],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Samples, with labels where known: fashion-mnist, a .npz file, a folder. Default: the example input and "
+            "random ones.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="The first samples only.", min=1, rich_help_panel=_WHAT)] = None,
+    batch: Annotated[int, typer.Option(help="Samples in one run.", min=1, rich_help_panel=_WHAT)] = 256,
+    runtimes: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Comma-separated; each must run. Default: those of {','.join(RUNTIMES)} that can.", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    layerwise: Annotated[
+        bool,
+        typer.Option("--layerwise", help="Look at what each activation takes and gives.", rich_help_panel=_WHAT),
+    ] = False,
+    reference_seconds: Annotated[
+        float,
+        typer.Option(
+            help="After so long the slow ReferenceEvaluator begins no further batch.", min=0.0, rich_help_panel=_WHAT
+        ),
+    ] = 100.0,
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute tolerance instead of the measured one.", min=0.0, rich_help_panel=_JUDGING)
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative tolerance instead of the measured one.", min=0.0, rich_help_panel=_JUDGING)
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            help="Least share of the samples with PyTorch's label. Default: 1 where labels are known.", min=0.0, max=1.0,
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write DIR/report.json and DIR/report.html.")] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option("--model", help="package.module:factory that builds what a state_dict fits.", rich_help_panel=_READING),
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Shape of an example input, e.g. 1,3,224,224; once for each input.", rich_help_panel=_READING),
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Trust MODEL and run the code in it.", rich_help_panel=_READING)
+    ] = False,
+    samples: Annotated[int, typer.Option(help="Rows of the largest random batch.", min=1, rich_help_panel=_WHAT)] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of the random inputs.", rich_help_panel=_WHAT)] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps and all that was found.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v)),
+    ] = False,
+) -> None:  # fmt: skip
+    """Is it the same model? Compare MODEL with ONNX files of it in every runtime at hand, down to the layer.
+
+    Exit codes: 0 equal; 1 not equal; 2 usage error, or a runtime that was named did not run.
+    """
+    settings = {
+        "runtimes": _runtimes(runtimes), "layerwise": layerwise, "atol": atol, "rtol": rtol, "min_agreement": min_agreement,
+        "limit": limit, "batch": batch, "reference_seconds": reference_seconds, "samples": samples, "seed": seed,
+    }  # fmt: skip
+    reading = {
+        "factory": factory, "allow_pickle": allow_pickle, "input_shapes": [_shape(text) for text in input_shape or []] or None,
+    }  # fmt: skip
+    result = _run(model, files, data, reading, settings, report, verbose)
+    from opau_onnx.cli.verify_output import show
+
+    show(result, report, verbose=verbose)
+    raise typer.Exit(DIFFERENT if not result.equal else EQUAL if result.complete else USAGE)
+
+
+def _run(
+    model: Path, files: list[Path], data: str | None, reading: dict[str, Any], settings: dict[str, Any], report: Path | None,
+    verbose: bool,
+) -> Any:  # fmt: skip
+    logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
+    with steps(verbose=verbose) as step:
+        step("loading PyTorch")
+        from opau_onnx.errors import OpauError
+        from opau_onnx.export.graph import quiet
+        from opau_onnx.reading import load
+        from opau_onnx.verify.api import Settings, verify_model
+
+        try:
+            step(f"reading {model}")
+            with quiet():
+                source = load(model, **reading)
+            return verify_model(source, files, data=data, settings=Settings(**settings), report=report, progress=step)
+        except OpauError as error:
+            fail(str(error))
+        except OSError as error:
+            fail(f"{error.filename or report or model}: {error.strerror or error}")
+        except KeyboardInterrupt:
+            fail("interrupted; nothing was written")
+        except Exception as error:  # code 1 would say that the model differs
+            if verbose:
+                traceback.print_exc()
+            fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
+
+
+def _runtimes(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    names = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in RUNTIMES:
+            fail(f"--runtimes holds {name!r}; expected some of {', '.join(RUNTIMES)} with commas")
+    if names == [TORCH]:
+        fail(f"--runtimes names {TORCH} alone, with which the others are compared; name another one besides")
+    return names
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not shape or any(n < 1 for n in shape):
+        fail(f"--input-shape is {text!r}; expected whole numbers of at least 1 with commas, e.g. 1,3,224,224")
+    return shape
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from opau_onnx._version import __version__
+
+        typer.echo(f"opau-verify {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

@@ -1,0 +1,155 @@
+"""Each activation of a file: its stored numbers, its configuration, itself alone in every runtime, and what is drawn of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from opau_onnx.errors import ValidationError
+from opau_onnx.export.function import attributes
+from opau_onnx.export.program import model_dtype, tensors_by_name
+from opau_onnx.reading import Source
+from opau_onnx.spec import Config
+from opau_onnx.verify import constants, curves, isolate, runtimes
+from opau_onnx.verify.constants import Stored
+from opau_onnx.verify.files import VerifiedFile
+from opau_onnx.verify.inputs import InputSketch
+from opau_onnx.verify.isolate import Alone, Function, Opener
+from opau_onnx.verify.sites import Site
+from opau_onnx.verify.taps import Call, Key, watching
+
+
+@dataclass
+class ActivationResult:
+    """What was found of one activation.
+
+    Attributes:
+        site: where it is in the file.
+        key: the call in PyTorch that it stands for; None where the names tell of none.
+        why: what could not be compared, and why.
+        function: what PyTorch computes.
+        stored: the coefficients; None where the file does not hold them as such.
+        alone: by runtime.
+        inputs: what it really gets.
+        curve: what is drawn; None where nothing could be.
+    """
+
+    site: Site
+    key: Key | None
+    why: str
+    function: Function | None = None
+    stored: list[Stored] | None = None
+    alone: dict[str, Alone] = field(default_factory=dict)
+    inputs: InputSketch | None = None
+    curve: dict[str, Any] | None = None
+
+    @property
+    def config(self) -> Config | None:
+        """What PyTorch computes, or else what the file says."""
+        return self.function.config if self.function is not None else self.site.config
+
+    @property
+    def same_config(self) -> bool:
+        """Whether the file's attributes say what the module computes; those of fixed ones were reduced and say less."""
+        known = self.site.kind == "learned" and self.function is not None
+        return not known or self.site.config == self.config
+
+    @property
+    def equal(self) -> bool:
+        """The verdict; True where nothing could be compared, which ``why`` tells."""
+        stored = all(s.equal for s in self.stored or ())
+        return stored and self.same_config and all(a.equal for a in self.alone.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        function = self.function
+        return {
+            "node": self.site.node,
+            "module": self.site.module,
+            "kind": self.site.kind,
+            "matched": self.key is not None,
+            "why": self.why,
+            "equal": self.equal,
+            "config": _config(self.config),
+            "config_in_file": _config(self.site.config),
+            "coefficients": None if function is None else {
+                "numerator": function.numerator.double().tolist(), "denominator": function.denominator.double().tolist(),
+            },
+            "stored": None if self.stored is None else [s.as_dict() for s in self.stored],
+            "alone": {name: a.as_dict() for name, a in self.alone.items()},
+            "inputs": self.inputs.as_dict() if self.inputs else None,
+            "curve": self.curve,
+        }  # fmt: skip
+
+
+def _config(config: Config | None) -> dict[str, Any] | None:
+    return None if config is None else attributes(config) | {"denominator": config.denominator_form.formula}
+
+
+def calls_of(source: Source) -> dict[Key, Call]:
+    """Each call of an activation in the model, on its example inputs, with the coefficients in their own precision."""
+    found: dict[Key, Call] = {}
+
+    def keep(call: Call) -> None:
+        found[call.key] = call
+
+    dtype = model_dtype(source.model)
+    inputs = [x.to(dtype) if x.is_floating_point() else x for x in source.inputs]
+    with torch.no_grad(), watching(source.model, keep):
+        source.model(*inputs)
+    return found
+
+
+def openers(file: VerifiedFile) -> dict[str, Opener]:
+    """Makers of the runtimes that ran the file, for parts of it."""
+    known = runtimes.classes()
+    return {run.name: _opener(known[run.name]) for run in file.ran}
+
+
+def _opener(kind: type[Any]) -> Opener:
+    return lambda part: kind(part, part=True)
+
+
+def check_activations(
+    file: VerifiedFile, calls: Mapping[Key, Call], sketches: Mapping[Key, InputSketch]
+) -> list[ActivationResult]:
+    """Check each activation that names can match.
+
+    Args:
+        file: which has been run.
+        calls: of the PyTorch model.
+        sketches: of what each activation gets.
+    """
+    return [_check(file, site, key, why or site.why, calls, sketches) for site, key, why in file.matched]
+
+
+def _check(
+    file: VerifiedFile, site: Site, key: Key | None, why: str, calls: Mapping[Key, Call], sketches: Mapping[Key, InputSketch]
+) -> ActivationResult:
+    if key is None or key not in calls:
+        text = why or f"PyTorch calls the module {site.module!r} less often than the file"
+        return ActivationResult(site, None, text)
+    function, sketch = Function.of(calls[key], file.kind), sketches.get(key)
+    found = ActivationResult(site, key, why, function, constants.coefficients(file.model, site, function), inputs=sketch)
+    if site.x is None or site.y is None:
+        return found
+    shape = tuple(calls[key].x.shape)
+    try:
+        points = curves.points(sketch, isolate.channels(function, shape))
+        x = isolate.inputs(function, shape, points)
+    except ValidationError as error:
+        found.why = str(error)
+        return found
+    alone = isolate.alone(site.node, function, file.model, site, x, openers(file))
+    found.curve = curves.drawn(function, points.numel(), x, alone)
+    found.alone = {name: replace(a, values=None) for name, a in alone.items()}
+    return found
+
+
+def check_weights(file: VerifiedFile, source: Source) -> list[Stored]:
+    """The file's tensors that bear a name of the model's, but for the activations' coefficients."""
+    ours = [v for site, _, _ in file.matched for v in site.coefficients]
+    return constants.weights(file.model, tensors_by_name(source.model), ours)

@@ -1,0 +1,234 @@
+"""``verify_model``: is it the same model, in every runtime at hand?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from opau_onnx.errors import ValidationError
+from opau_onnx.export.api import as_source
+from opau_onnx.export.graph import quiet
+from opau_onnx.export.program import input_names
+from opau_onnx.parity.validate import Options, TorchReference
+from opau_onnx.reading import Source
+from opau_onnx.samples import Samples, read_samples
+from opau_onnx.verify import batches as data
+from opau_onnx.verify import findings
+from opau_onnx.verify.activations import calls_of, check_activations, check_weights, openers
+from opau_onnx.verify.batches import Batches
+from opau_onnx.verify.files import VerifiedFile, close_runs, open_runs, read_file
+from opau_onnx.verify.inputs import Watcher
+from opau_onnx.verify.isolate import Function
+from opau_onnx.verify.layers import Subject, look_inside
+from opau_onnx.verify.names import RUNTIMES, TORCH
+from opau_onnx.verify.outputs import TorchRun, Work, run_batches
+from opau_onnx.verify.report import FileResult, VerifyResult, write_report
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to verify; the defaults are those of ``opau-verify``.
+
+    Attributes:
+        runtimes: names of :data:`opau_onnx.verify.names.RUNTIMES`, each of which must run; None for all that can.
+        layerwise: look at what each activation takes and gives.
+        atol, rtol: of the outputs; None for the measured tolerance.
+        min_agreement: least share of the samples that must have PyTorch's label; None for all where labels are known.
+        limit: take the first samples only.
+        batch: samples in one run, where the file leaves that open.
+        reference_seconds: after which the slow evaluator begins no further batch; what it has seen is said.
+        samples, seed: of the random inputs that are taken where there are no data.
+    """
+
+    runtimes: Sequence[str] | None = None
+    layerwise: bool = False
+    atol: float | None = None
+    rtol: float | None = None
+    min_agreement: float | None = None
+    limit: int | None = None
+    batch: int = 256
+    reference_seconds: float = 100.0
+    samples: int = 16
+    seed: int = 0
+
+    @property
+    def options(self) -> Options:
+        """Of the comparison."""
+        return Options(self.atol, self.rtol, self.samples, self.seed)
+
+    def check(self) -> None:
+        """Raise ValidationError for what cannot be done."""
+        unknown = [name for name in self.runtimes or () if name not in RUNTIMES]
+        if unknown:
+            raise ValidationError(f"unknown runtime {', '.join(map(repr, unknown))}; expected some of {', '.join(RUNTIMES)}")
+        if self.runtimes is not None and not set(self.runtimes) - {TORCH}:
+            raise ValidationError("there is no runtime to compare PyTorch with; name another one besides torch")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise ValidationError(f"min_agreement is {self.min_agreement}; expected a share from 0 to 1")
+        if self.batch < 1 or (self.limit is not None and self.limit < 1):
+            raise ValidationError(f"batch is {self.batch} and limit is {self.limit}; expected at least 1")
+
+
+def verify_model(
+    model: nn.Module | Source | str | Path,
+    files: str | Path | Sequence[str | Path],
+    inputs: Tensor | Sequence[Tensor] | None = None,
+    *,
+    data: Samples | str | Path | None = None,
+    settings: Settings | None = None,
+    report: str | Path | None = None,
+    progress: Progress = lambda step: None,
+    **options: Any,
+) -> VerifyResult:
+    """Compare a PyTorch model with ONNX files of it, in every runtime at hand.
+
+    Args:
+        model: a module in evaluation mode, a file that :func:`opau_onnx.load` reads without further arguments, or its result.
+        files: one .onnx file or several.
+        inputs: example inputs for a module; files bring their own.
+        data: what to compare on, with labels where they are known: see :func:`opau_onnx.samples.read_samples`. Without it the
+            example inputs and random ones are taken, as in opau-export's check.
+        settings: what to do; or give its fields as keyword arguments (``runtimes=["ort-kernel"], layerwise=True``).
+        report: a folder to write report.json (and report.html) into.
+        progress: called with a short text before each step.
+        options: fields of :class:`Settings`.
+
+    Returns:
+        What was found: ``result.equal`` is the verdict on all that ran, ``result.complete`` whether all that was asked for ran.
+
+    Raises:
+        LoadError, ValidationError, ExportError: the model, the files or the data cannot be read, do not belong together, or no
+            runtime can run a file.
+    """
+    settings = Settings(**options) if settings is None else settings
+    settings.check()
+    source = as_source(model, inputs)
+    paths = [Path(files)] if isinstance(files, (str, Path)) else [Path(file) for file in files]
+    if not paths:
+        raise ValidationError("no file is given to compare the model with")
+    with quiet():
+        result = _verify(source, paths, data, settings, progress)
+    if report is not None:
+        progress("writing the report")
+        write_report(result, Path(report))
+    return result
+
+
+def _verify(
+    source: Source, paths: Sequence[Path], given: Samples | str | Path | None, settings: Settings, progress: Progress
+) -> VerifyResult:
+    samples = _samples(source, given, settings)
+    opened = [read_file(path, source) for path in paths]
+    calls = calls_of(source)
+    results: list[FileResult] = []
+    source_of_data = samples.source if samples else ""
+    try:
+        for group in _groups(opened):
+            shared = _run_group(source, group, samples, settings, progress)
+            source_of_data = shared.batches.source
+            for file in group:
+                results.append(_inspect(source, file, calls, shared, settings, progress))
+                close_runs(file)
+    finally:
+        for file in opened:
+            close_runs(file)
+    results.sort(key=lambda r: opened.index(r.file))
+    return VerifyResult(source, results, source_of_data, settings.min_agreement, settings.runtimes, _plain(settings))
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    found = dict(vars(settings))
+    return found | {"runtimes": None if settings.runtimes is None else list(settings.runtimes)}
+
+
+def _samples(source: Source, given: Samples | str | Path | None, settings: Settings) -> Samples | None:
+    if given is None:
+        return None
+    names = input_names(source.model, len(source.inputs))
+    found = given if isinstance(given, Samples) else read_samples(given, names)
+    if len(found.inputs) != len(source.inputs):
+        raise ValidationError(f"{found.source} has {len(found.inputs)} inputs, the model {len(source.inputs)}")
+    if settings.limit is None or settings.limit >= len(found):
+        return found
+    return replace(found.first(settings.limit), source=f"{found.source}, the first {settings.limit:,}")
+
+
+def _groups(files: Iterable[VerifiedFile]) -> list[list[VerifiedFile]]:
+    """Files that PyTorch's results can serve together: one dtype, one batch."""
+    found: dict[tuple[str, int | None, int], list[VerifiedFile]] = {}
+    for file in files:
+        found.setdefault((file.kind, file.fixed, len(file.outputs)), []).append(file)
+    return list(found.values())
+
+
+@dataclass
+class _Shared:
+    """What the files of a group have in common."""
+
+    batches: Batches
+    torch: TorchRun
+    watcher: Watcher
+
+
+def _run_group(
+    source: Source, group: Sequence[VerifiedFile], samples: Samples | None, settings: Settings, progress: Progress
+) -> _Shared:
+    first = group[0]
+    if samples is None:
+        made = data.of_examples(source.inputs, first.axes, settings.options)
+    else:
+        made = data.of_samples(samples, first.axes, settings.batch, first.fixed)
+    for file in group:
+        progress(f"opening {file.path.name}")
+        open_runs(file, source, settings.runtimes or RUNTIMES, settings.reference_seconds)
+    watcher = Watcher(len(made.parts), settings.seed)
+    reference = TorchReference(source.model, first.dtype, settings.seed)
+    runs = [run for file in group for run in file.runs]
+    agreement = made.labels or settings.min_agreement is not None
+    return _Shared(made, run_batches(Work(made, reference, runs, settings.options, agreement, watcher), progress), watcher)
+
+
+def _inspect(
+    source: Source, file: VerifiedFile, calls: Any, shared: _Shared, settings: Settings, progress: Progress
+) -> FileResult:
+    if not file.ran:
+        reasons = "; ".join(f"{run.name}: {run.reason}" for run in file.runs)
+        raise ValidationError(f"no runtime that was asked for can run {file.path}: {reasons}")
+    progress(f"the activations of {file.path.name}")
+    activations = check_activations(file, calls, shared.watcher.sketches)
+    weights = check_weights(file, source)
+    made = shared.batches
+    result = FileResult(file, shared.torch, made.samples, made.left_out, activations, weights, settings.min_agreement)
+    for found in activations:
+        result.findings += findings.of_activation(file.path.name, found)
+    result.findings += findings.of_nan(file.path.name, activations)
+    for run in file.runs:
+        result.findings += findings.of_run(file.path.name, run, settings.min_agreement)
+    if settings.layerwise:
+        progress(f"the layers of {file.path.name}")
+        functions = {key: Function.of(call, file.kind) for key, call in calls.items()}
+        subject = Subject(
+            source.model, file.path, file.model, file.matched, functions, file.dtype, openers(file), settings.options,
+            cut=file.fixed is None,
+        )  # fmt: skip
+        result.inside = look_inside(subject, _worst_batches(file, made))
+        measured = settings.atol is None and settings.rtol is None
+        known = {(f.where, runtime) for f in result.findings if f.kind == "activation" for runtime in f.runtimes}
+        result.findings += findings.of_layers(file.path.name, result.inside, known, fails=measured)
+    if not result.equal:
+        result.findings += findings.of_weights(file.path.name, weights)
+    return result
+
+
+def _worst_batches(file: VerifiedFile, made: Batches) -> list[tuple[Tensor, ...]]:
+    """The first batch, and that in which a runtime used most of its tolerance."""
+    found = {0}
+    for run in file.ran:
+        found.add(max(range(len(run.needed)), key=run.needed.__getitem__, default=0))
+    return [made.parts[i].inputs for i in sorted(found)]

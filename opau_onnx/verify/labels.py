@@ -1,0 +1,105 @@
+"""Labels: how often a runtime is right, and for which samples it decides otherwise than PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LISTED = 1000
+"""So many samples are listed at most; all are counted."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A sample whose label differs.
+
+    Attributes:
+        sample: its place in the data.
+        label: the true one, None where it is not known.
+        torch, runtime: the labels.
+        torch_margin: PyTorch's output of its own label less that of the runtime's: how sure it was.
+        runtime_margin: the runtime's output of its own label less that of PyTorch's.
+    """
+
+    sample: int
+    label: int | None
+    torch: int
+    runtime: int
+    torch_margin: float
+    runtime_margin: float
+
+
+@dataclass
+class LabelStatistics:
+    """What was counted.
+
+    Attributes:
+        samples: all.
+        known: those whose label is known.
+        right, among_five: of those, how many have the largest output, or one of the five largest, at their label.
+        classes: number of outputs.
+        agreeing: samples with PyTorch's label.
+        different: the first :data:`LISTED` others.
+    """
+
+    samples: int = 0
+    known: int = 0
+    right: int = 0
+    among_five: int = 0
+    classes: int = 0
+    agreeing: int = 0
+    different: list[Disagreement] = field(default_factory=list)
+
+    def add(self, start: int, outputs: Any, expected: Any, labels: npt.NDArray[np.int64] | None) -> None:
+        """Count a batch.
+
+        Args:
+            start: place of its first sample.
+            outputs, expected: the runtime's and PyTorch's, shape (N, classes).
+            labels: shape (N,), where they are known.
+        """
+        outputs, expected = (np.asarray(v, dtype=np.float64) for v in (outputs, expected))
+        rows = np.arange(len(outputs))
+        own, torch = outputs.argmax(axis=1), expected.argmax(axis=1)
+        self.samples, self.classes = self.samples + len(rows), outputs.shape[1]
+        self.agreeing += int(np.count_nonzero(own == torch))
+        if labels is not None:
+            self.known += len(rows)
+            self.right += int(np.count_nonzero(own == labels))
+            better = outputs > outputs[rows, labels][:, np.newaxis]
+            self.among_five += int(np.count_nonzero(better.sum(axis=1) < 5))
+        for i in np.flatnonzero(own != torch)[: LISTED - len(self.different)]:
+            a, b = int(torch[i]), int(own[i])
+            label = None if labels is None else int(labels[i])
+            margins = float(expected[i, a] - expected[i, b]), float(outputs[i, b] - outputs[i, a])
+            self.different.append(Disagreement(start + int(i), label, a, b, *margins))
+
+    @property
+    def differing(self) -> int:
+        """Samples with another label than PyTorch's."""
+        return self.samples - self.agreeing
+
+    @property
+    def agreement(self) -> float:
+        """Share of the samples with PyTorch's label."""
+        return self.agreeing / self.samples if self.samples else 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "samples": self.samples,
+            "classes": self.classes,
+            "top1": self.right / self.known if self.known else None,
+            "top5": self.among_five / self.known if self.known and self.classes > 5 else None,
+            "agreement": self.agreement,
+            "differing": self.differing,
+            "different": [asdict(d) for d in self.different],
+        }
+
+
+def are_classes(values: Any) -> bool:
+    """Whether an output can be read as one number for each class: shape (N, classes)."""
+    return np.ndim(values) == 2 and np.shape(values)[1] > 1

@@ -1,0 +1,283 @@
+"""Layer by layer: what each activation takes and gives in a runtime, against what it takes and gives in PyTorch.
+
+The tolerance is measured at each place as it is for the model's outputs: by PyTorch's own rounding error there, and by how far
+the values move when weights and inputs are nudged. Where an error is larger, something between the place before and this one
+is not what PyTorch has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from opau_onnx.errors import ValidationError
+from opau_onnx.export.program import cast_inputs
+from opau_onnx.parity.compare import Comparison, distances
+from opau_onnx.parity.validate import Expected, Options, TorchReference, compare_output, largest
+from opau_onnx.verify.isolate import LARGEST, Alone, Function, Opener, alone
+from opau_onnx.verify.sites import Site
+from opau_onnx.verify.taps import Key, Tapped, add_outputs
+
+ROOM = 2**21
+"""So many values are looked at in one run at most, as long as the batch can be cut."""
+LISTED = 12
+"""So many operators are named between two places at most."""
+Matched = Sequence[tuple[Site, Key | None, str]]
+
+
+@dataclass
+class Place:
+    """A tensor inside, on the batch where its error uses most of the tolerance.
+
+    Attributes:
+        what: "input" or "output" of an activation, or "result" of the model.
+        name: of the value in the file.
+        rounding: PyTorch's own error there, its float32 against its float64 result.
+        size: the largest value there.
+        between: the operators from the place before to this one, with their constants.
+        comparisons: by runtime.
+    """
+
+    what: str
+    name: str
+    rounding: float = 0.0
+    size: float = 0.0
+    between: list[str] = field(default_factory=list)
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+
+    def add(self, runtime: str, expected: Expected, values: Any, kind: str, options: Options) -> None:
+        """Compare a batch; the worse of this and those before is kept."""
+        self.rounding = max(self.rounding, largest(distances(expected.exact, expected.values)))
+        self.size = max(self.size, largest(np.abs(expected.values)))
+        values = np.asarray(values, dtype=np.float64)
+        new = compare_output(self.name, expected.values, values, expected.tolerance, kind, options)
+        old = self.comparisons.get(runtime)
+        if old is None or new.tolerance_needed > old.tolerance_needed:
+            self.comparisons[runtime] = new
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "what": self.what,
+            "name": self.name,
+            "torch_rounding": self.rounding,
+            "largest_value": self.size,
+            "between": self.between,
+            "runtimes": {name: c.as_dict() for name, c in self.comparisons.items()},
+        }
+
+
+@dataclass
+class Layer:
+    """One activation.
+
+    Attributes:
+        node, module: its names.
+        why: what cannot be looked at, and why.
+        places: its input and output, as far as the file holds them.
+        alone: by runtime, fed with PyTorch's own input.
+    """
+
+    node: str
+    module: str
+    why: str
+    places: list[Place] = field(default_factory=list)
+    alone: dict[str, Alone] = field(default_factory=dict)
+
+    def growth(self, runtime: str) -> float | None:
+        """The error of its output over that of its input; None where one is not known or is 0."""
+        found = [p.comparisons[runtime].max_abs_error for p in self.places if runtime in p.comparisons]
+        return found[1] / found[0] if len(found) == 2 and found[0] > 0 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        runtimes = list(dict.fromkeys(r for p in self.places for r in p.comparisons))
+        return {
+            "node": self.node,
+            "module": self.module,
+            "why": self.why,
+            "places": [p.as_dict() for p in self.places],
+            "growth": {r: self.growth(r) for r in runtimes},
+            "alone": {name: a.as_dict() for name, a in self.alone.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What was seen.
+
+    Attributes:
+        layers: the activations, in the order of the graph.
+        results: the model's outputs on the same batches.
+        not_run: runtimes that could not be looked into, and why.
+    """
+
+    layers: list[Layer]
+    results: list[Place]
+    not_run: dict[str, str]
+
+    @property
+    def places(self) -> list[Place]:
+        """All of them, in order."""
+        return [place for layer in self.layers for place in layer.places] + self.results
+
+    def first_beyond(self, runtime: str) -> tuple[Layer | None, Place] | None:
+        """The first place whose error is beyond its tolerance, and the activation that it belongs to."""
+        every = [(layer, place) for layer in self.layers for place in layer.places]
+        for layer, place in (*every, *((None, place) for place in self.results)):
+            if runtime in place.comparisons and not place.comparisons[runtime].equal:
+                return layer, place
+        return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "activations": [layer.as_dict() for layer in self.layers],
+            "results": [place.as_dict() for place in self.results],
+            "not_run": self.not_run,
+        }
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked into.
+
+    Attributes:
+        source: the PyTorch model.
+        path, model: the file and its contents.
+        matched: its activations and the calls in PyTorch.
+        functions: what each call has to compute.
+        dtype: the file's.
+        openers: makers of each runtime.
+        options: seed of the nudges.
+        cut: whether a batch may be shortened.
+    """
+
+    source: nn.Module
+    path: Path
+    model: ir.Model
+    matched: Matched
+    functions: Mapping[Key, Function]
+    dtype: torch.dtype
+    openers: Mapping[str, Opener]
+    options: Options
+    cut: bool
+
+
+def look_inside(subject: Subject, batches: Iterable[Sequence[Tensor]]) -> Inside:
+    """Compare all that names can match, on each of the batches.
+
+    Raises:
+        ValidationError: nothing can be looked at: see :func:`opau_onnx.verify.taps.add_outputs`.
+    """
+    model = ir.load(subject.path)
+    layers = {site.node: Layer(site.node, site.module, why or site.why) for site, _, why in subject.matched}
+    results = [Place("result", str(v.name)) for v in model.graph.outputs]
+    places, values, keys = _places(subject.matched, model, layers)
+    _between(model, [*zip(values, places, strict=True), *zip(model.graph.outputs, results, strict=True)])
+    tapped = add_outputs(model, values)
+    reference = TorchReference(Tapped(subject.source), subject.dtype, subject.options.seed)
+    not_run: dict[str, str] = {}
+    for batch in batches:
+        inputs = _shortened(reference, cast_inputs(batch, subject.dtype), subject.cut)
+        expected = reference.measure(inputs)
+        inner = _by_key(reference, expected[len(results) :])
+        wanted = [*expected[: len(results)], *(inner[key] for key in keys)]
+        for name, opener in subject.openers.items():
+            try:
+                found = _run(opener, tapped, inputs)
+            except ValidationError as error:
+                not_run[name] = str(error)
+                continue
+            for place, want, got in zip((*results, *places), wanted, found, strict=True):
+                place.add(name, want, got, reference.kind, Options(seed=subject.options.seed))
+        _isolate(subject, layers, inner)
+    return Inside(list(layers.values()), results, not_run)
+
+
+def _places(
+    matched: Matched, model: ir.Model, layers: dict[str, Layer]
+) -> tuple[list[Place], list[ir.Value], list[tuple[Key, str]]]:
+    """All that can be looked at, in the order of the graph: the place, the value, and what it is in PyTorch."""
+    every = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
+    places: list[Place] = []
+    values: list[ir.Value] = []
+    keys: list[tuple[Key, str]] = []
+    for site, key, _ in matched:
+        for what, value in (("input", site.x), ("output", site.y)):
+            if key is not None and value is not None:
+                places.append(Place(what, str(value.name)))
+                values.append(every[str(value.name)])
+                keys.append((key, what))
+                layers[site.node].places.append(places[-1])
+    return places, values, keys
+
+
+def _shortened(reference: TorchReference, inputs: tuple[Tensor, ...], cut: bool) -> tuple[Tensor, ...]:
+    """As many rows as there is room for, which one row tells."""
+    rows = next((int(x.shape[0]) for x in inputs if x.dim()), 0)
+    if not cut or rows < 2:
+        return inputs
+    one = reference.measure(tuple(x[:1] for x in inputs))
+    room = max(ROOM // max(sum(int(np.size(e.values)) for e in one), 1), 1)
+    return tuple(x[:room] for x in inputs)
+
+
+def _by_key(reference: TorchReference, taps: Sequence[Expected]) -> dict[tuple[Key, str], Expected]:
+    single = reference.single
+    assert isinstance(single, Tapped)
+    keys = [(key, what) for key in single.keys for what in ("input", "output")]
+    return dict(zip(keys, taps, strict=True))
+
+
+def _run(opener: Opener, tapped: bytes, inputs: Sequence[Tensor]) -> list[Any]:
+    runtime = opener(tapped)
+    try:
+        return list(runtime.run(inputs))
+    finally:
+        runtime.close()
+
+
+def _isolate(subject: Subject, layers: dict[str, Layer], inner: dict[tuple[Key, str], Expected]) -> None:
+    """Feed each activation with what PyTorch's gets."""
+    for site, key, _ in subject.matched:
+        if key is None or site.x is None or site.y is None:
+            continue
+        values = np.asarray(inner[key, "input"].values)
+        if values.ndim > 1:
+            values = values[: max(LARGEST // max(values[:1].size, 1), 1)]
+        function = subject.functions[key]
+        layer, x = layers[site.node], torch.from_numpy(values).to(function.dtype)
+        for name, new in alone(site.node, function, subject.model, site, x, subject.openers).items():
+            old = layer.alone.get(name)
+            if old is None or old.comparison is None or (new.comparison is not None and new.needs > old.needs):
+                layer.alone[name] = replace(new, values=None)
+
+
+def _between(model: ir.Model, places: Sequence[tuple[ir.Value, Place]]) -> None:
+    """Name the operators that lead to each place from those before it."""
+    known = {value for value, _ in places}
+    made = {value for value, place in places if place.what == "output"}
+    for value, place in places:
+        if value in made:
+            continue
+        nodes: list[ir.Node] = []
+        pending = [value]
+        while pending:
+            node = pending.pop().producer()
+            if node is not None and node not in nodes:
+                nodes.append(node)
+                pending += [v for v in node.inputs if v is not None and v not in known]
+        place.between = [_named(node) for node in reversed(nodes[:LISTED])]
+
+
+def _named(node: ir.Node) -> str:
+    constants = [str(v.name) for v in node.inputs if v is not None and v.is_initializer()]
+    return f"{node.op_type} {node.name}" + (f" ({', '.join(constants)})" if constants else "")

@@ -1,0 +1,12 @@
+"""Names that the command needs before anything heavy is loaded."""
+
+from __future__ import annotations
+
+TORCH = "torch"
+RUNTIMES = (TORCH, "ort-function", "ort-kernel", "ort-cuda", "reference", "openvino", "node")
+"""What can be run; PyTorch is what the others are compared with."""
+ORIGINAL = "original"
+"""PyTorch again, with the modules of another library as they came; run where the model has such."""
+REPORT_SCHEMA = "opau_onnx.verify_report/1"
+EQUAL, DIFFERENT, NOT_RUN = "equal", "different", "not run"
+"""What is said of a runtime; never "equal" of one that did not run."""

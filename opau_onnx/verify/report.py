@@ -1,0 +1,192 @@
+"""The result, as an object and as a folder with report.json and report.html. The schema is in docs/verify.md."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from opau_onnx._version import __version__
+from opau_onnx.errors import ValidationError
+from opau_onnx.reading import Source
+from opau_onnx.verify.activations import ActivationResult
+from opau_onnx.verify.constants import Stored
+from opau_onnx.verify.files import VerifiedFile
+from opau_onnx.verify.findings import Finding
+from opau_onnx.verify.layers import Inside
+from opau_onnx.verify.names import DIFFERENT, EQUAL, NOT_RUN, REPORT_SCHEMA, TORCH
+from opau_onnx.verify.outputs import Run, TorchRun
+from opau_onnx.verify.runtimes import torch_record
+
+
+@dataclass
+class FileResult:
+    """What was found of one file.
+
+    Attributes:
+        file: the file, with one :class:`~opau_onnx.verify.outputs.Run` for each runtime.
+        torch: PyTorch's own part.
+        samples, left_out: rows that were compared, and rows that fill no batch of a file whose batch is fixed.
+        activations, weights: what is in the file, piece by piece.
+        least: share of the samples that must have PyTorch's label; None for all.
+        inside: layer by layer, where that was asked for.
+        findings: in sentences.
+    """
+
+    file: VerifiedFile
+    torch: TorchRun
+    samples: int
+    left_out: int
+    activations: list[ActivationResult]
+    weights: list[Stored]
+    least: float | None
+    inside: Inside | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """The verdict over all runtimes that ran."""
+        ran = [run for run in self.file.runs if not run.reason]
+        return all(run.equal(self.least) for run in ran) and not any(f.fails for f in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            **self.file.describe(),
+            "verdict": EQUAL if self.equal else DIFFERENT,
+            "samples": self.samples,
+            "left_out": self.left_out,
+            "findings": [f.as_dict() for f in self.findings],
+            "torch": {
+                "rounding": [s.as_dict() for s in self.torch.rounding],
+                "labels": self.torch.labels.as_dict() if self.torch.labels else None,
+                "seconds": round(self.torch.seconds, 3),
+            },
+            "runtimes": [_run(run, self.least) for run in self.file.runs],
+            "activations": [a.as_dict() for a in self.activations],
+            "weights": {
+                "equal": sum(w.equal for w in self.weights),
+                "different": [w.as_dict() for w in self.weights if not w.equal],
+            },
+            "layers": self.inside.as_dict() if self.inside else None,
+        }
+
+
+def _run(run: Run, least: float | None) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "status": NOT_RUN if run.reason else EQUAL if run.equal(least) else DIFFERENT,
+        "reason": run.reason,
+        "applicable": run.applicable,
+        **{k: run.record.get(k) for k in ("version", "device", "provider", "implementation")},
+        "seconds": round(run.seconds, 3),
+        "samples": run.samples,
+        "outputs": [output.as_dict() for output in run.outputs],
+        "labels": run.labels.as_dict() if run.labels else None,
+    }
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What :func:`opau_onnx.verify_model` found.
+
+    Attributes:
+        source: the PyTorch model.
+        files: one result for each file.
+        data: what they were compared on, in words.
+        least: share of the samples that must have PyTorch's label; None for all.
+        asked: the runtimes that were named, each of which must run; None where all that can were taken.
+        settings: as plain data.
+    """
+
+    source: Source
+    files: list[FileResult]
+    data: str
+    least: float | None
+    asked: Sequence[str] | None
+    settings: dict[str, Any]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every file gives what PyTorch gives, in every runtime that ran."""
+        return all(result.equal for result in self.files)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Runtimes that were named and did not run, and why. A file that has nothing for a runtime is passed over, unless
+        none has."""
+        found: dict[str, str] = {}
+        for name in (n for n in self.asked or () if n != TORCH):
+            runs = [run for result in self.files for run in result.file.runs if run.name == name]
+            failed = [run for run in runs if run.reason and (run.applicable or all(r.reason for r in runs))]
+            if failed:
+                found[name] = failed[0].reason
+        return found
+
+    @property
+    def complete(self) -> bool:
+        """Whether all runtimes that were named ran."""
+        return not self.missing
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Of all files."""
+        return [finding for result in self.files for finding in result.findings]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data; its schema is in docs/verify.md."""
+        content = {
+            "schema": REPORT_SCHEMA,
+            "opau_onnx": __version__,
+            "verdict": EQUAL if self.equal else DIFFERENT,
+            "complete": self.complete,
+            "missing": self.missing,
+            "model": {"name": self.source.name, "kind": self.source.kind, "sha256": self.source.sha256},
+            "adopted": [record.as_dict() for record in self.source.adopted],
+            "reference": torch_record(),
+            "data": self.data,
+            "settings": self.settings,
+            "files": [result.as_dict() for result in self.files],
+        }
+        plain: dict[str, Any] = _plain(content)
+        return plain
+
+
+def _plain(tree: Any) -> Any:
+    """JSON knows no infinities and no NaN: they become strings."""
+    if isinstance(tree, dict):
+        return {str(key): _plain(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_plain(value) for value in tree]
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def write_report(result: VerifyResult, folder: Path) -> None:
+    """Write report.json and report.html; each file appears whole, and none where one cannot be made.
+
+    Raises:
+        ValidationError: the folder's name is that of a file, or its parent does not exist.
+    """
+    if not folder.parent.is_dir() or (folder.exists() and not folder.is_dir()):
+        raise ValidationError(f"cannot write the report into {folder}: its parent is no folder, or it is a file")
+    content = result.as_dict()
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (staged / "report.json").write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+        if importlib.util.find_spec("opau_onnx.verify.html") is not None:
+            render = importlib.import_module("opau_onnx.verify.html").render
+            (staged / "report.html").write_text(render(content), encoding="utf-8")
+        staged.chmod(0o755)
+        if not folder.exists():
+            staged.rename(folder)
+            return
+        for file in staged.iterdir():
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
