@@ -36,8 +36,8 @@ namespace {
 
 // Padding of the lane tables: the widest vector.
 constexpr int64_t kLanePad = 16;
-// Elements with scale and shift of their own that are done in one call.
-constexpr int64_t kTile = 1024;
+// Elements with scale and shift of their own that are done in one call; the same where channels lie in blocks.
+constexpr int64_t kTile = 1024, kBlockTile = 256;
 
 const KernelSet<float>& kernels(const InstructionSet& set, Dtype dtype, float) {
   return dtype == Dtype::float16 ? set.float16 : dtype == Dtype::bfloat16 ? set.bfloat16 : set.float32;
@@ -56,7 +56,7 @@ class CpuActivation final : public Activation {
     const int64_t rows = c.rows();
     for (int64_t group = 0; group < rows; ++group) rows_.push_back(make_row(plan, c, group));
     if (c.affine_rows > 1 && c.numerator_rows == 1 && c.denominator_rows == 1) {
-      make_tile();
+      make_tile(plan.config.block ? kBlockTile / plan.config.block * plan.config.block : 0);
     } else if (rows > 1) {
       make_lanes();
     }
@@ -65,6 +65,8 @@ class CpuActivation final : public Activation {
   void run(const void* x, void* y, const Extent& extent, int64_t begin, int64_t end, bool stream) const override {
     if (rows_.size() == 1) {
       row(0, x, y, begin, end, stream);
+    } else if (plan().config.block) {
+      blocks(x, y, extent, begin, end, stream);
     } else if (extent.inner == 1 && extent.channels == int64_t(rows_.size())) {
       tile_.empty() ? lanes(x, y, extent.channels, begin, end) : tiles(x, y, extent.channels, begin, end);
     } else {
@@ -79,6 +81,7 @@ class CpuActivation final : public Activation {
   RowKernel<T> row_kernel_;
   LaneKernel<T> lane_kernel_;
   TileKernel<T> tile_kernel_;
+  int64_t tile_stride_ = 0;
 
   int64_t stride() const { return int64_t(rows_.size()) + kLanePad; }
 
@@ -98,13 +101,16 @@ class CpuActivation final : public Activation {
   // Whole periods of the channels, so that few channels do not make short calls.
   int64_t tile_size() const { return int64_t(rows_.size()) * ((kTile - 1) / int64_t(rows_.size()) + 1); }
 
-  void make_tile() {
-    const int64_t size = tile_size(), stride = size + kLanePad;
-    tile_.assign(size_t(2 * stride), T(0));
+  // repeated: how many entries each block of channels gets, so that its channels come round several times; 0 without blocks.
+  void make_tile(int64_t repeated) {
+    const int64_t block = plan().config.block, blocks = repeated ? int64_t(rows_.size()) / block : 0;
+    const int64_t size = repeated ? blocks * repeated : tile_size();
+    tile_stride_ = size + kLanePad;
+    tile_.assign(size_t(2 * tile_stride_), T(0));
     for (int64_t i = 0; i < size; ++i) {
-      const FullRow<T>& row = rows_[size_t(i) % rows_.size()];
-      tile_[size_t(i)] = row.scale;
-      tile_[size_t(stride + i)] = row.shift;
+      const int64_t channel = repeated ? i / repeated * block + i % repeated % block : i % int64_t(rows_.size());
+      tile_[size_t(i)] = rows_[size_t(channel)].scale;
+      tile_[size_t(tile_stride_ + i)] = rows_[size_t(channel)].shift;
     }
   }
 
@@ -127,11 +133,30 @@ class CpuActivation final : public Activation {
 
   // Channels side by side, which differ in scale and shift only.
   void tiles(const void* x, void* y, int64_t channels, int64_t begin, int64_t end) const {
-    const int64_t size = tile_size(), stride = size + kLanePad;
+    const int64_t size = tile_size();
     for (int64_t i = begin; i < end;) {
       const int64_t channel = i % channels, count = std::min(end - i, size - channel);
       const T* scale = tile_.data() + channel;
-      tile_kernel_(constants_, rows_[0], plan().degree, scale, scale + stride, at(x, i), at(y, i), count);
+      tile_kernel_(constants_, rows_[0], plan().degree, scale, scale + tile_stride_, at(x, i), at(y, i), count);
+      i += count;
+    }
+  }
+
+  // Blocks of channels, one after the other; in each, pixel by pixel, its channels side by side.
+  void blocks(const void* x, void* y, const Extent& extent, int64_t begin, int64_t end, bool stream) const {
+    const int64_t block = plan().config.block, own = extent.channels / int64_t(rows_.size());
+    if (own % block == 0) return runs(x, y, extent.inner * own, begin, end, stream);  // all channels of a block share a row
+    const int64_t chunk = extent.inner * block, repeated = kBlockTile / block * block;
+    const Lanes<T> table{lane_values_.data(), stride(), rows_.data()};
+    for (int64_t i = begin; i < end;) {
+      const int64_t index = i / chunk % (extent.channels / block), offset = i % chunk, lane = offset % block;
+      const int64_t left = std::min(end - i, chunk - offset), count = std::min(left, (tile_.empty() ? block : repeated) - lane);
+      if (tile_.empty()) {
+        lane_kernel_(constants_, table, plan().degree, at(x, i), at(y, i), index * block + lane, count);
+      } else {
+        const T* scale = tile_.data() + index * repeated + lane;
+        tile_kernel_(constants_, rows_[0], plan().degree, scale, scale + tile_stride_, at(x, i), at(y, i), count);
+      }
       i += count;
     }
   }

@@ -128,6 +128,9 @@ Error Node::read(const OrtApi& api, const OrtKernelInfo* info, OpKind op) {
   if (degrees.size() != 2) return wrong("attribute 'degrees' has " + std::to_string(degrees.size()) + " values; expected two, (k, l)");
   optional(api, info, "groups", &groups);
   optional(api, info, "axis", &axis);
+  // Not of the definition: written where a model is rewritten for one machine, and only there.
+  optional(api, info, "channel_block", &config.block);
+  if (config.block < 0) return wrong("attribute 'channel_block' is " + std::to_string(config.block) + "; expected at least 0");
   return wrong(find_config(basis, form, degrees[0], degrees[1], groups, &config));
 }
 
@@ -196,6 +199,11 @@ Error Node::extent(const std::vector<int64_t>& shape, Extent* out) const {
   if (out->channels % config.groups) {
     return wrong("axis " + std::to_string(axis) + " of the input has " + std::to_string(out->channels) + " channels, which " +
                  std::to_string(config.groups) + " groups do not divide");
+  }
+  const int64_t own = out->channels / config.groups;
+  if (config.groups > 1 && config.block && (out->channels % config.block || (own > 1 && own % config.block))) {
+    return wrong("blocks of " + std::to_string(config.block) + " channels do not fit " + std::to_string(config.groups) + " groups of " +
+                 std::to_string(own) + " channels; expected groups of one channel, or of whole blocks");
   }
   return "";
 }

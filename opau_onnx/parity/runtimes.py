@@ -48,7 +48,7 @@ class SessionRuntime(Runtime):
         """See :meth:`Runtime.run`."""
         feed = {name: ort_value(x) for name, x in zip(self.names, inputs, strict=True)}
         try:
-            return [_array(v) for v in self.session.run_with_ort_values(None, feed)]
+            return [array(v) for v in self.session.run_with_ort_values(None, feed)]
         except Exception as error:
             raise ValidationError(f"onnxruntime cannot run the model: {error}") from None
 
@@ -160,7 +160,7 @@ def ort_value(x: torch.Tensor) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
-def _array(value: Any) -> Any:
+def array(value: Any) -> Any:
     """A numpy array of float64 or of the value's own dtype; onnxruntime hands bfloat16 over only through DLPack."""
     if value.data_type() == "tensor(bfloat16)":
         return torch.utils.dlpack.from_dlpack(value._ortvalue.to_dlpack()).float().numpy()

@@ -4,6 +4,9 @@ onnxruntime's CPU gives convolutions a layout with blocks of channels (NCHWc). I
 around a custom op it puts a ReorderOutput before and a ReorderInput after. An activation whose coefficients all channels share
 does not care where a channel lies, so both can go. The lanes that fill up the last block then hold f(0) instead of 0, which
 whatever follows multiplies by weights of zero, or drops: f(0) must be finite for that.
+
+Where channels or groups of them differ, our CPU kernel is told the size of the blocks (attribute :data:`BLOCK`) and finds each
+channel's coefficients itself; whole blocks must be filled for that.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from opau_onnx import oracle
 from opau_onnx.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
 
 NCHWC = "com.microsoft.nchwc"
+BLOCK = "channel_block"
+"""Attribute that tells the kernel how many channels lie side by side; not part of the definition, for rewritten models only."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,13 @@ class Rewritten:
     kept: dict[str, str]
 
 
-def rewrite(model: onnx.ModelProto) -> Rewritten:
-    """Remove the reorders around activations, in place, in the main graph."""
+def rewrite(model: onnx.ModelProto, block: int = 0) -> Rewritten:
+    """Remove the reorders around activations, in place, in the main graph.
+
+    Args:
+        model: as onnxruntime optimized it.
+        block: size of the blocks on this machine; 0 where it is not known, then only shared coefficients can be moved.
+    """
     graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
     readers = Counter(name for node in graph.node for name in node.input)
@@ -51,10 +61,12 @@ def rewrite(model: onnx.ModelProto) -> Rewritten:
         after = [n for n in graph.node if node.output[0] in n.input]
         if before is None or not _is(before, "ReorderOutput") or not any(_is(n, "ReorderInput") for n in after):
             continue
-        why = _obstacle(model, node, before, after, readers)
+        why = _obstacle(model, node, before, after, readers, block)
         if why is not None:
             kept[node.name] = why
             continue
+        if _int(node, "groups", 1) != 1:
+            node.attribute.append(onnx.helper.make_attribute(BLOCK, block))
         _bypass(graph, node, before, after)
         dropped += [before, *after]
         removed.append(node.name)
@@ -78,8 +90,9 @@ def _outer_names(graph: onnx.GraphProto) -> list[str]:
 
 
 def _obstacle(
-    model: onnx.ModelProto, node: onnx.NodeProto, before: onnx.NodeProto, after: list[onnx.NodeProto], readers: Counter[str]
-) -> str | None:
+    model: onnx.ModelProto, node: onnx.NodeProto, before: onnx.NodeProto, after: list[onnx.NodeProto], readers: Counter[str],
+    block: int,
+) -> str | None:  # fmt: skip
     if not all(_is(n, "ReorderInput") for n in after) or readers[node.output[0]] != len(after):
         return "its result is also read in the plain layout"
     if readers[node.input[0]] != 1:
@@ -87,8 +100,20 @@ def _obstacle(
     if any(_int(n, "channels_last") for n in (before, *after)):
         return "the layout has the channels last"
     if _int(node, "groups", 1) != 1:
-        return "its coefficients differ between channels"
+        return _obstacle_of_groups(node, _int(before, "channels"), block)
     return None if _finite_at_zero(model, node) else "its value at 0 is not known to be finite"
+
+
+def _obstacle_of_groups(node: onnx.NodeProto, channels: int, block: int) -> str | None:
+    groups, axis = _int(node, "groups", 1), _int(node, "axis", 1)
+    if axis not in (1, -3):
+        return f"its coefficients differ along axis {axis}, not between channels"
+    if not block or not channels or channels % block:
+        return f"its coefficients differ between channels, and {channels} channels are not whole blocks of {block}"
+    own = channels // groups
+    if channels % groups or (own > 1 and own % block):
+        return f"its coefficients differ between groups of {own} channels, which are not whole blocks of {block}"
+    return None
 
 
 def _int(node: onnx.NodeProto, name: str, default: int = 0) -> int:

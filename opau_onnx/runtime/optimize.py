@@ -13,6 +13,7 @@ import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,31 @@ def _key(model: bytes, library: str) -> str:
     return digest.hexdigest()
 
 
+@cache
+def block_size() -> int:
+    """How many channels onnxruntime's blocked layout puts side by side here, found by trying; 0 where it has none."""
+    import onnx
+    import onnxruntime
+    from onnx import helper
+
+    from opau_onnx.runtime.layout import NCHWC
+
+    channels, kind = 64, onnx.TensorProto.FLOAT
+    node = helper.make_node("ReorderInput", ["x"], ["y"], domain=NCHWC)
+    ends = [helper.make_tensor_value_info(name, kind, [1, channels, 1, 2]) for name in "xy"]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(NCHWC, 1)]
+    model = helper.make_model(helper.make_graph([node], "probe", ends[:1], ends[1:]), opset_imports=opsets, ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    x = np.arange(channels * 2, dtype=np.float32).reshape(1, channels, 1, 2)  # the second pixel's values are the odd ones
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        flat = session.run(None, {"x": x})[0].ravel()
+    except Exception:  # this build has no such operator
+        return 0
+    return int(np.flatnonzero(flat % 2)[0])
+
+
 def _processor() -> str:
     """Name and instruction sets, which decide the blocks."""
     with suppress(OSError):
@@ -166,7 +192,7 @@ def _make(model: bytes, options: Any, providers: list[Any]) -> tuple[Any, bytes]
         with _changed(options, optimized_model_filepath=str(path), log_severity_level=3):
             plain = onnxruntime.InferenceSession(model, options, providers=providers)
         optimized = onnx.load(path)
-    found = rewrite(optimized)
+    found = rewrite(optimized, block_size())
     for name, why in found.kept.items():
         logger.info("%s stays outside onnxruntime's blocked layout: %s", name, why)
     if not found.removed:

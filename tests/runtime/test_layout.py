@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from opau_onnx import create_session, export_model
+from opau_onnx import Comparing, collapse_model, create_session, export_model
 from opau_onnx.errors import SpecError
 from opau_onnx.nn import HP1, OrthogonalPade
+from opau_onnx.parity.runtimes import array, ort_value
 from opau_onnx.runtime import layout, optimize
 from opau_onnx.runtime.assignment import assignments
 from opau_onnx.runtime.library import get_library_path
@@ -102,6 +103,105 @@ def test_the_reorders_are_gone(tmp_path: Path, cache: Path) -> None:
     assert count(onnx.load(kept)) == reorders(path, tmp_path) - 4  # the last activation's result leaves the model
 
 
+def different(groups: int) -> HP1:
+    """HP-1 with coefficients of its own for each group."""
+    made = HP1(groups=groups)
+    with torch.no_grad():
+        for values in (made.numerator, made.denominator):
+            values *= 1 + 0.2 * torch.rand(values.shape)
+    return made
+
+
+@pytest.mark.parametrize("groups", [2, 64, 32])
+def test_channels_that_differ(groups: int, tmp_path: Path, cache: Path) -> None:
+    """Groups of whole blocks, a row for each channel, and groups of two channels, which keep their reorders."""
+    path = exported(convolutions(64, lambda: different(groups)), tmp_path)
+    assert blocked(path)
+    for batch in (1, 5):
+        one, two = both(path, batch, 3, 12, 12)
+        assert one.tobytes() == two.tobytes()
+    (kept,) = cache.iterdir()
+    assert kept.read_bytes().startswith(optimize.NOTHING) == (groups == 32)
+    if groups != 32:
+        assert count(onnx.load(kept)) == reorders(path, tmp_path) - 4
+
+
+@pytest.mark.parametrize("groups", [1, 64])
+def test_batch_norms_absorbed_by_the_fused_form(groups: int, tmp_path: Path, cache: Path) -> None:
+    """A residual network that normalizes before it activates: each channel has its own scale and shift."""
+    torch.manual_seed(1)
+
+    class PreActivation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.activation, self.layer = nn.BatchNorm2d(64), different(groups), nn.Conv2d(64, 64, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            value: Tensor = x + self.layer(self.activation(self.norm(x)))
+            return value
+
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), *(PreActivation() for _ in range(3)))
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_()  # type: ignore[union-attr]
+            part.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+    path, fused = exported(net, tmp_path), tmp_path / "fused.onnx"
+    assert collapse_model(path, fused, "fused", comparing=Comparing(skip=True)).replaced[0].absorbed == ("BatchNormalization",)
+    assert blocked(fused)
+    for batch in (1, 5):
+        one, two = both(fused, batch, 3, 12, 12)
+        assert one.tobytes() == two.tobytes()
+    (kept,) = cache.iterdir()
+    inside = onnx.load(kept)
+    assert sum(a.name == layout.BLOCK for n in inside.graph.node for a in n.attribute) == 3
+    assert count(inside) < reorders(fused, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("block", [4, 8, 16])
+def test_the_kernel_finds_channels_in_blocks(block: int, dtype: str) -> None:
+    """Any block, any dtype, many sizes: the bits of the plain layout, in the other order."""
+    for channels, groups, pixels, affine in ((32, 32, 5, False), (32, 2, 7, False), (32, 32, 3000, True), (16, 16, 1, True)):
+        plain, inside = (_fixed(channels, groups, dtype, affine, size) for size in (0, block))
+        x = np.random.default_rng(pixels).standard_normal((2, channels, pixels, 1))
+        moved = x.reshape(2, channels // block, block, pixels).swapaxes(2, 3)
+        want, got = (_run(m, v.reshape(x.shape), dtype) for m, v in ((plain, x), (inside, moved)))
+        back = got.reshape(moved.shape).swapaxes(2, 3).reshape(x.shape)
+        assert back.tobytes() == want.tobytes()
+
+
+def _fixed(channels: int, groups: int, dtype: str, affine: bool, block: int) -> bytes:
+    rng = np.random.default_rng(7)
+    compute = np.float64 if dtype == "float64" else np.float32
+    rows = () if affine else (groups,)
+    tensors = {"numerator": rng.normal(size=(*rows, 6)), "denominator": rng.normal(size=(*rows, 5 - 1))}
+    if affine:
+        tensors |= {"scale": rng.normal(size=groups), "shift": rng.normal(size=groups)}
+    attributes = {name: onnx.numpy_helper.from_array(v.astype(compute), name) for name, v in tensors.items()}
+    node = onnx.helper.make_node(
+        "FixedOrthogonalPade", ["x"], ["y"], name="n", domain="ai.opau", basis="hermite_e", form="abs_terms", degrees=[5, 4],
+        groups=groups, axis=1, **attributes, **({layout.BLOCK: block} if block else {}),
+    )  # fmt: skip
+    kind = getattr(onnx.TensorProto, {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper()))
+    ends = [onnx.helper.make_tensor_value_info(n, kind, [None, channels, None, 1]) for n in "xy"]
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("ai.opau", 1)]
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
+    return bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+
+
+def _run(model: bytes, x: Any, dtype: str) -> Any:
+    session = create_session(model, "cpu", optimize="none", library=True)
+    tensor = torch.from_numpy(np.ascontiguousarray(x)).to(getattr(torch, dtype))
+    return array(session.run_with_ort_values(None, {"x": ort_value(tensor)})[0])
+
+
+def test_blocks_that_do_not_fit_are_an_error() -> None:
+    with pytest.raises(Exception, match="blocks of 16 channels do not fit 24 groups of 1 channels"):
+        _run(_fixed(24, 24, "float32", False, 16), np.zeros((1, 24, 2, 1)), "float32")
+    with pytest.raises(Exception, match="'channel_block' is -4"):
+        _run(_fixed(24, 24, "float32", False, -4), np.zeros((1, 24, 2, 1)), "float32")
+
+
 @pytest.mark.parametrize("outer", [False, True])
 def test_other_readers(outer: bool, tmp_path: Path, cache: Path) -> None:
     path = exported(Residual(outer), tmp_path)
@@ -118,7 +218,13 @@ def optimized(net: nn.Module, folder: Path) -> onnx.ModelProto:
 def test_what_must_not_match(tmp_path: Path) -> None:
     groups = layout.rewrite(optimized(convolutions(32, lambda: HP1(groups=4)), tmp_path))
     assert not groups.removed
-    assert set(groups.kept.values()) == {"its coefficients differ between channels"}
+    assert set(groups.kept.values()) == {"its coefficients differ between channels, and 32 channels are not whole blocks of 0"}
+    few = layout.rewrite(optimized(convolutions(32, lambda: HP1(groups=16)), tmp_path), 8)
+    assert set(few.kept.values()) == {"its coefficients differ between groups of 2 channels, which are not whole blocks of 8"}
+    odd = layout.rewrite(optimized(convolutions(20, lambda: HP1(groups=20)), tmp_path), 8)
+    assert set(odd.kept.values()) == {"its coefficients differ between channels, and 20 channels are not whole blocks of 8"}
+    last = layout.rewrite(optimized(convolutions(32, lambda: HP1(groups=12, axis=-1)), tmp_path), 8)
+    assert set(last.kept.values()) == {"its coefficients differ along axis -1, not between channels"}
     free = OrthogonalPade("power", (1, 1), "free")
     with torch.no_grad():
         free.denominator[:] = torch.tensor([0.0, 1.0])  # 1 / 0 at 0
@@ -190,8 +296,8 @@ def test_other_results_are_not_used(tmp_path: Path, cache: Path, monkeypatch: py
     assert blocked(path)
     honest = layout.rewrite
 
-    def wrong(model: onnx.ModelProto) -> layout.Rewritten:
-        found = honest(model)
+    def wrong(model: onnx.ModelProto, block: int) -> layout.Rewritten:
+        found = honest(model, block)
         for tensor in model.graph.initializer:
             if tensor.name.endswith("numerator"):
                 values = onnx.numpy_helper.to_array(tensor) * np.float32(1.001)

@@ -17,6 +17,7 @@ struct Config {
   int k = 0;
   int l = 0;
   int64_t groups = 1;
+  int64_t block = 0;  // channels lie in blocks of so many, innermost (onnxruntime's NCHWc); 0: they do not
 };
 
 // How the rows f_n are evaluated where |x| <= limit.

@@ -82,8 +82,11 @@ class IntervalOps:
 
     def divide(self, x: Any, y: Any) -> Interval:
         """Unbounded where y holds 0."""
-        if not isinstance(y, Interval):
-            y = Interval(*x._bounds(y), x.unit, x.tiny)
+        divisor: Interval = y if isinstance(y, Interval) else Interval(*x._bounds(y), x.unit, x.tiny)
+        return self._quotient(x, divisor)
+
+    @staticmethod
+    def _quotient(x: Any, y: Interval) -> Interval:
         low, high = y._bounds(x)
         with np.errstate(all="ignore"):
             quotients = [low / y.low, low / y.high, high / y.low, high / y.high]
