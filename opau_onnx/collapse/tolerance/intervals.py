@@ -82,8 +82,10 @@ class IntervalOps:
 
     def divide(self, x: Any, y: Any) -> Interval:
         """Unbounded where y holds 0."""
-        divisor: Interval = y if isinstance(y, Interval) else Interval(*x._bounds(y), x.unit, x.tiny)
-        return self._quotient(x, divisor)
+        if isinstance(y, Interval):
+            return self._quotient(x, y)
+        low, high = x._bounds(y)
+        return self._quotient(x, Interval(low, high, x.unit, x.tiny))
 
     @staticmethod
     def _quotient(x: Any, y: Interval) -> Interval:
