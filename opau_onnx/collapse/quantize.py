@@ -110,6 +110,8 @@ def quantize(source: Path, target: Path, samples: Samples, how: Quantizing) -> N
     _check(model, source, how)
     external = write.weight_bytes(model) > write.PROTOBUF_LIMIT
     activations = stand_in(model)
+    if not activations:
+        raise CollapseError(f"the activations of {source} are in branches, where onnxruntime quantizes nothing")
     staged = target.with_name("calibrated.onnx")
     ir.save(model, staged, external_data=f"{staged.name}.data" if external else None)
     reader = _Reader(model, samples)

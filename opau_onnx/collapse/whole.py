@@ -20,7 +20,11 @@ from opau_onnx.parity.compare import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.parity.runtimes import Runtime, open_model, open_runtime
 from opau_onnx.parity.validate import NUDGES, RESULT_ROUNDINGS, ROUNDING_FACTOR, Options, batches
 
-_INTEGERS = {ir.DataType.INT64: torch.int64, ir.DataType.INT32: torch.int32, ir.DataType.BOOL: torch.bool}
+_INTEGERS = {
+    ir.DataType.INT64: (torch.int64, 0, 2), ir.DataType.INT32: (torch.int32, 0, 2), ir.DataType.BOOL: (torch.bool, 0, 2),
+    ir.DataType.UINT8: (torch.uint8, 0, 256), ir.DataType.INT8: (torch.int8, -128, 128),
+}  # fmt: skip
+"""Type of an input -> torch's, and the range that is drawn from: of bytes, which are pixels or codes, all."""
 BATCH = 2
 """Size of a first axis that the file leaves open, in the example."""
 
@@ -60,7 +64,8 @@ def _example(value: ir.Value, given: Sequence[int] | None, generator: torch.Gene
     if value.dtype in TORCH:
         return torch.randn(sizes, generator=generator, dtype=torch.float64).to(TORCH[value.dtype])
     if value.dtype in _INTEGERS:
-        return torch.randint(0, 2, sizes, generator=generator).to(_INTEGERS[value.dtype])
+        kind, low, high = _INTEGERS[value.dtype]
+        return torch.randint(low, high, sizes, generator=generator).to(kind)
     raise ValidationError(f"the input {value.name} is of type {value.type}; only numbers can be drawn, so give --data")
 
 
