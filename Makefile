@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+# For the tests of opau_onnx.nn.adopt. It asks for torch 1.7.1, and runs with this one.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps rational-activations
 	touch $@
 
 demo: env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +104,8 @@ def export_model(
 
     Args:
         model: a module, a file that :func:`opau_onnx.load` reads without further arguments, or its result. Activations of other
-            libraries that :func:`opau_onnx.nn.adopt` knows are exported as ours; the module itself is left alone.
+            libraries that :func:`opau_onnx.nn.adopt` knows are exported as ours; the module itself is left alone. A Keras model
+            on its torch backend is one too.
         output: the .onnx file to write.
         inputs: example inputs for a module; files bring their own.
         settings: how to export; or give its fields as keyword arguments (``opset=20, dtype="float16"``).
@@ -211,6 +213,10 @@ def as_source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
     examples = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
     if isinstance(model, Source):
         return model
+    if _is_keras(model):
+        from opau_onnx.keras import to_torch_model
+
+        model = to_torch_model(model)
     if not isinstance(model, nn.Module):
         raise ExportError(f"cannot export {type(model).__name__}; expected a torch.nn.Module or a path")
     if not examples or not all(isinstance(x, Tensor) for x in examples):
@@ -218,6 +224,12 @@ def as_source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
     if model.training:
         raise ExportError("the module is in training mode; call model.eval() first")
     return adopting(Source(model, examples, None, "module", type(model).__name__, None))
+
+
+def _is_keras(model: Any) -> bool:
+    """Whether it is a Keras model; where nobody imported Keras there is none."""
+    kind = getattr(sys.modules.get("keras"), "Model", None)
+    return kind is not None and isinstance(model, kind)
 
 
 def _check_opset(opset: int | None) -> None:
