@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
 
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
-    if name in ("nn", "models", "spec", "oracle", "errors", "export", "parity", "data"):
+    if name in ("nn", "models", "spec", "oracle", "errors", "export", "keras", "parity", "data"):
         return importlib.import_module(f"opau_onnx.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
