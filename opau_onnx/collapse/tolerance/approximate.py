@@ -22,7 +22,9 @@ from opau_onnx.spec import ordinary_limit
 
 GUARD = 0.25
 """Share of the range's width that is added at either end: other data may reach a little further."""
-WEIGHTS = {"Div": 1.2, "BitwiseAnd": 1.6, "Gather": 11.0, "Sigmoid": 4.0, "Gelu": 8.0}
+WEIGHTS = {
+    "Div": 1.2, "BitwiseAnd": 1.6, "GatherElements": 3.0, "Reshape": 0.0, "Shape": 0.0, "Sigmoid": 4.0, "Gelu": 8.0,
+}  # fmt: skip
 """Time of operators next to Add's, on tensors beyond the cache (docs/collapse.md); 1 for the others."""
 CHOSEN = "chosen"
 _CLOSE = 0.98

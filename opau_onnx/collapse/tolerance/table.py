@@ -1,4 +1,4 @@
-"""An activation on a bounded range as a table: its value at the nearest of up to 2**17 points, one Gather.
+"""An activation on a bounded range as a table: its value at the nearest of up to 2**17 points, one look-up.
 
     y = table[trunc(clip(x, low, high) scale) mod 2**m] + slope x
 
