@@ -61,7 +61,8 @@ def _runtimes(out: Console, found: FileResult) -> None:
     rows = table(out, "runtime", "output", "samples", "max error", "mean", "99 %", "ULP", "needs", "top-1", "differ", "")
     labels = found.torch.labels
     rounding = max((s.maximum for s in found.torch.rounding), default=0.0)
-    rows.add_row(TORCH, "", f"{found.samples:,}", f"{rounding:.2g}", *[""] * 4, *_labels(labels), "float32 - float64")
+    own = ("", "in float64") if found.file.kind == "float64" else (f"{rounding:.2g}", "float32 - float64")
+    rows.add_row(TORCH, "", f"{found.samples:,}", own[0], *[""] * 4, *_labels(labels), own[1])
     for run in found.file.runs:
         if run.reason:
             continue
@@ -96,7 +97,7 @@ def _activations(out: Console, activations: list[ActivationResult]) -> None:
         if worst is not None:
             name, error = worst
             cells = [name, f"{error.max_abs_error:.2g}", f"{error.max_ulp_error:.3g}", f"{error.tolerance_needed:.2g}"]
-        mark = _mark(found.equal) if found.key is not None else ""
+        mark = _mark(found.equal) if found.judged else ""
         rows.add_row(escape(found.site.node), escape(str(found.config or "")), stored, *cells, mark)
     out.print(rows)
 
@@ -114,9 +115,6 @@ def _layers(out: Console, inside: Inside) -> None:
     for name, place in every:
         rows.add_row(escape(name), place.what, f"{place.rounding:.2g}", *(_cell(place, runtime) for runtime in runtimes))
     out.print(rows)
-    for layer in inside.layers:
-        if layer.why:
-            out.print(f"{escape(layer.node)}: {escape(layer.why)}", highlight=False, soft_wrap=True)
 
 
 def _cell(place: Place, runtime: str) -> str:

@@ -218,9 +218,6 @@ class TorchReference:
         return torch.where(values == values.round(), values, values * (1 + UNIT_ROUNDOFF["float32"] * noise))
 
 
-_Reference = TorchReference  # its name before; to go when no test knows it
-
-
 def _distance(one: Tensor, other: Tensor) -> float:
     return largest(np.abs(one.double().numpy() - other.double().numpy()))
 

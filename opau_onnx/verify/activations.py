@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -58,8 +58,13 @@ class ActivationResult:
         return not known or self.site.config == self.config
 
     @property
+    def judged(self) -> bool:
+        """Whether anything could be compared; ``why`` tells why not."""
+        return bool(self.stored) or any(a.comparison for a in self.alone.values())
+
+    @property
     def equal(self) -> bool:
-        """The verdict; True where nothing could be compared, which ``why`` tells."""
+        """The verdict; True where nothing could be compared."""
         stored = all(s.equal for s in self.stored or ())
         return stored and self.same_config and all(a.equal for a in self.alone.values())
 
@@ -72,7 +77,8 @@ class ActivationResult:
             "kind": self.site.kind,
             "matched": self.key is not None,
             "why": self.why,
-            "equal": self.equal,
+            "equal": self.equal if self.judged else None,
+            "approximation": asdict(self.site.approximation) if self.site.approximation else None,
             "config": _config(self.config),
             "config_in_file": _config(self.site.config),
             "coefficients": None if function is None else {
@@ -114,7 +120,7 @@ def _opener(kind: type[Any]) -> Opener:
 
 
 def check_activations(
-    file: VerifiedFile, calls: Mapping[Key, Call], sketches: Mapping[Key, InputSketch]
+    file: VerifiedFile, calls: Mapping[Key, Call], sketches: Mapping[Key, InputSketch], *, loose: bool
 ) -> list[ActivationResult]:
     """Check each activation that names can match.
 
@@ -122,13 +128,15 @@ def check_activations(
         file: which has been run.
         calls: of the PyTorch model.
         sketches: of what each activation gets.
+        loose: one that was approximated on purpose may differ by as much as the file says.
     """
-    return [_check(file, site, key, why or site.why, calls, sketches) for site, key, why in file.matched]
+    return [_check(file, site, key, why or site.why, calls, sketches, loose) for site, key, why in file.matched]
 
 
 def _check(
-    file: VerifiedFile, site: Site, key: Key | None, why: str, calls: Mapping[Key, Call], sketches: Mapping[Key, InputSketch]
-) -> ActivationResult:
+    file: VerifiedFile, site: Site, key: Key | None, why: str, calls: Mapping[Key, Call], sketches: Mapping[Key, InputSketch],
+    loose: bool,
+) -> ActivationResult:  # fmt: skip
     if key is None or key not in calls:
         text = why or f"PyTorch calls the module {site.module!r} less often than the file"
         return ActivationResult(site, None, text)
@@ -143,7 +151,7 @@ def _check(
     except ValidationError as error:
         found.why = str(error)
         return found
-    alone = isolate.alone(site.node, function, file.model, site, x, openers(file))
+    alone = isolate.alone(site.node, function, file.model, site, x, openers(file), loose=loose)
     found.curve = curves.drawn(function, points.numel(), x, alone)
     found.alone = {name: replace(a, values=None) for name, a in alone.items()}
     return found

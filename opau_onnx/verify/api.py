@@ -201,7 +201,8 @@ def _inspect(
         reasons = "; ".join(f"{run.name}: {run.reason}" for run in file.runs)
         raise ValidationError(f"no runtime that was asked for can run {file.path}: {reasons}")
     progress(f"the activations of {file.path.name}")
-    activations = check_activations(file, calls, shared.watcher.sketches)
+    loose = settings.atol is not None or settings.rtol is not None
+    activations = check_activations(file, calls, shared.watcher.sketches, loose=loose)
     weights = check_weights(file, source)
     made = shared.batches
     result = FileResult(file, shared.torch, made.samples, made.left_out, activations, weights, settings.min_agreement)
@@ -215,12 +216,11 @@ def _inspect(
         functions = {key: Function.of(call, file.kind) for key, call in calls.items()}
         subject = Subject(
             source.model, file.path, file.model, file.matched, functions, file.dtype, openers(file), settings.options,
-            cut=file.fixed is None,
+            cut=file.fixed is None, loose=loose,
         )  # fmt: skip
         result.inside = look_inside(subject, _worst_batches(file, made))
-        measured = settings.atol is None and settings.rtol is None
         known = {(f.where, runtime) for f in result.findings if f.kind == "activation" for runtime in f.runtimes}
-        result.findings += findings.of_layers(file.path.name, result.inside, known, fails=measured)
+        result.findings += findings.of_layers(file.path.name, result.inside, known, fails=not loose)
     if not result.equal:
         result.findings += findings.of_weights(file.path.name, weights)
     return result

@@ -14,6 +14,9 @@ from opau_onnx.verify.isolate import Alone
 from opau_onnx.verify.layers import Inside, Layer, Place
 from opau_onnx.verify.outputs import OutputErrors, Run
 
+NAMED = 4
+"""So many operators are named in a sentence at most."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -63,6 +66,8 @@ def of_activation(file: str, found: ActivationResult) -> Iterator[Finding]:
         if alone.comparison is None:
             text = f"{where} was not run alone in {runtime}: {alone.why}"
             yield Finding("note", False, file, where, (runtime,), text)
+    if found.site.approximation is not None:
+        yield Finding("note", False, file, where, (), f"{where} was {found.site.approximation}")
     if found.why:
         yield Finding("note", False, file, where, (), f"{where}: {found.why}")
 
@@ -112,8 +117,9 @@ def of_run(file: str, run: Run, least: float | None) -> Iterator[Finding]:
     if run.labels is not None and not run.agrees(least):
         first = run.labels.different[0]
         text = (
-            f"{run.name} decides otherwise than PyTorch for {run.labels.differing:,} of {run.labels.samples:,} samples, "
-            f"first for {first.sample}: {first.runtime} instead of {first.torch}, margin {first.torch_margin:.3g}"
+            f"{run.name} decides otherwise than PyTorch for {run.labels.differing:,} of {run.labels.samples:,} samples "
+            f"(agreement {run.labels.agreement:.6g}), first for {first.sample}: {first.runtime} instead of {first.torch}, "
+            f"margin {first.torch_margin:.3g}"
         )
         yield Finding("labels", True, file, f"sample {first.sample}", (run.name,), text)
 
@@ -143,7 +149,7 @@ def of_layers(file: str, inside: Inside, known: Collection[tuple[str, str]], *, 
     for runtime in dict.fromkeys(name for place in inside.places for name in place.comparisons):
         found = inside.first_beyond(runtime)
         if found is not None:
-            where, text = _beyond(*found)
+            where, text = _beyond(*found, matched=any(layer.places for layer in inside.layers))
             error = found[1].comparisons[runtime]
             size = f"{error.max_abs_error:.3g}, {error.tolerance_needed:.3g} times what rounding explains"
             beyond.setdefault(text, (where, []))[1].append(f"{runtime} ({size})")
@@ -165,14 +171,22 @@ def of_layers(file: str, inside: Inside, known: Collection[tuple[str, str]], *, 
         yield Finding("note", False, file, "", (runtime,), f"{runtime} could not be looked into: {why}")
 
 
-def _beyond(layer: Layer | None, place: Place) -> tuple[str, str]:
+def _beyond(layer: Layer | None, place: Place, *, matched: bool) -> tuple[str, str]:
     """(where, in words)."""
-    within = f", in {'; '.join(place.between)}" if place.between else ""
+    within = f", in {_shortly(place.between)}" if place.between else ""
     if layer is None:
-        return place.name, f"after the last activation{within}"
+        return place.name, ("after the last activation" if matched else "somewhere, as no names inside match") + within
     if place.what == "input":
         return layer.node, f"before {layer.node}{within}"
     return layer.node, f"in {layer.node} itself"
+
+
+def _shortly(nodes: list[str]) -> str:
+    """Those with constants first, in the order of the graph."""
+    likely = [name for name in nodes if name.endswith(")")] or nodes
+    shown = likely[-NAMED:]
+    more = len(nodes) - len(shown)
+    return "; ".join(shown) + (f" or {more} more operator{'s' if more > 1 else ''}" if more else "")
 
 
 def of_weights(file: str, weights: list[Stored]) -> Iterator[Finding]:

@@ -158,6 +158,7 @@ class Subject:
         openers: makers of each runtime.
         options: seed of the nudges.
         cut: whether a batch may be shortened.
+        loose: as :func:`opau_onnx.verify.isolate.alone` takes it.
     """
 
     source: nn.Module
@@ -169,6 +170,7 @@ class Subject:
     openers: Mapping[str, Opener]
     options: Options
     cut: bool
+    loose: bool
 
 
 def look_inside(subject: Subject, batches: Iterable[Sequence[Tensor]]) -> Inside:
@@ -255,7 +257,7 @@ def _isolate(subject: Subject, layers: dict[str, Layer], inner: dict[tuple[Key, 
             values = values[: max(LARGEST // max(values[:1].size, 1), 1)]
         function = subject.functions[key]
         layer, x = layers[site.node], torch.from_numpy(values).to(function.dtype)
-        for name, new in alone(site.node, function, subject.model, site, x, subject.openers).items():
+        for name, new in alone(site.node, function, subject.model, site, x, subject.openers, loose=subject.loose).items():
             old = layer.alone.get(name)
             if old is None or old.comparison is None or (new.comparison is not None and new.needs > old.needs):
                 layer.alone[name] = replace(new, values=None)

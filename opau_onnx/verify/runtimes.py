@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -199,10 +200,26 @@ class OpenVino(VerifiedRuntime):
     def run(self, inputs: Sequence[torch.Tensor]) -> list[Any]:
         """See :meth:`Runtime.run`."""
         try:
-            found = self.compiled({name: to_numpy(x) for name, x in zip(self.names, inputs, strict=True)})
+            found = self.compiled({name: _openvino_tensor(x) for name, x in zip(self.names, inputs, strict=True)})
+            return [_openvino_array(found[output], output) for output in self.compiled.outputs]
         except Exception as error:
             raise NotRunError(f"OpenVINO cannot run the file: {_first_line(error)}") from None
-        return [found[output].copy() for output in self.compiled.outputs]
+
+
+def _openvino_tensor(x: torch.Tensor) -> Any:
+    """OpenVINO would take numpy's bfloat16 for float16."""
+    array = to_numpy(x)
+    if x.dtype != torch.bfloat16:
+        return array
+    import openvino
+
+    return openvino.Tensor(np.ascontiguousarray(array).view(np.uint16), list(x.shape), openvino.Type.bf16)
+
+
+def _openvino_array(values: Any, output: Any) -> Any:
+    """.. and gives its own bfloat16 as float16."""
+    values = values.copy()
+    return values.view(ml_dtypes.bfloat16) if output.element_type.get_type_name() == "bf16" else values
 
 
 def _first_line(error: BaseException) -> str:

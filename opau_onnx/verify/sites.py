@@ -16,6 +16,18 @@ from opau_onnx.export.graph import MODULE
 from opau_onnx.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
 
 
+@dataclass(frozen=True)
+class Approximation:
+    """What a file says of an activation that was approximated on purpose: its largest error on a range of inputs."""
+
+    tolerance: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"approximated on purpose, by up to {self.tolerance:g} for inputs from {self.low:.4g} to {self.high:.4g}"
+
+
 @dataclass(frozen=True, eq=False)
 class Site:
     """One activation in a file.
@@ -28,6 +40,7 @@ class Site:
         x, y: what the module takes and gives; None where the file does not hold it, for the reason in ``why``.
         why: what cannot be matched, and why; "" where all can.
         coefficients: the inputs that hold them, where they are inputs.
+        approximation: what opau-collapse --tolerance said; None for a file that is exact up to rounding.
     """
 
     node: str
@@ -38,6 +51,7 @@ class Site:
     y: ir.Value | None
     why: str = ""
     coefficients: tuple[ir.Value, ...] = ()
+    approximation: Approximation | None = None
 
 
 def find_sites(model: ir.Model) -> list[Site]:
@@ -56,7 +70,9 @@ def find_sites(model: ir.Model) -> list[Site]:
                 groups.setdefault(name, []).append(node)
     found = [s if s.node not in groups else _operators(groups[s.node], records[s.node]) for s in found]
     inner = [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type in OP_TYPES and n.graph is not model.graph]
-    return found + [_inside(node) for node in inner]
+    found += [_inside(node) for node in inner]
+    nameless = [records[name] for name in records if name not in {s.node for s in found}]
+    return found + [_nameless(record) for record in nameless]
 
 
 def collapsed_form(model: ir.Model) -> str | None:
@@ -115,7 +131,21 @@ def _operators(nodes: list[ir.Node], record: dict[str, Any]) -> Site:
         why = f"its operators have {len(entries)} inputs and {len(results)} results; expected one each"
         return Site(name, module, "operators", None, None, None, why)
     x, y, why = _around(entries[0], results[0], record)
-    return Site(name, module, "operators", None, x, y, why)
+    return Site(name, module, "operators", None, x, y, why, approximation=_approximation(record))
+
+
+def _approximation(record: dict[str, Any]) -> Approximation | None:
+    said = record.get("approximation")
+    try:
+        low, high = (float(v) for v in said["range"])  # type: ignore[index]
+        return Approximation(float(said["tolerance"]), low, high)  # type: ignore[index]
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def _nameless(record: dict[str, Any]) -> Site:
+    why = "no operator in the file bears its name, so it cannot be looked at"
+    return Site(str(record.get("node")), str(record.get("module", "")), "operators", None, None, None, why)
 
 
 def _inside(node: ir.Node) -> Site:

@@ -275,6 +275,47 @@ def test_absorbed_layers_are_not_matched_by_force(tmp_path: Path) -> None:
     assert [p.what for p in result.files[0].inside.layers[0].places] == ["output"]
 
 
+def approximate(proto: onnx.ModelProto) -> None:
+    """The first activation of a standard form, plus a thousandth; its record says what --tolerance 0.002 would."""
+    held = next(p for p in proto.metadata_props if p.key == "opau.collapse")
+    content = json.loads(held.value)
+    content["activations"][0]["approximation"] = {"tolerance": 0.002, "range": [-1.5, 1.5]}
+    held.value = json.dumps(content)
+    at = max(i for i, n in enumerate(proto.graph.node) if n.name.startswith("first/"))
+    last = proto.graph.node[at]
+    more = onnx.helper.make_node("Add", ["exact", "shift"], list(last.output), f"{last.name}_more")
+    more.metadata_props.extend(last.metadata_props)
+    last.output[0] = "exact"
+    proto.graph.node.insert(at + 1, more)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.001), "shift"))
+
+
+def test_an_activation_that_was_approximated_on_purpose(files: dict[str, Path], tmp_path: Path) -> None:
+    """It is different, unless the user gives a tolerance: then what the file says of it counts, where it says it."""
+    path = nets.changed(files["standard"], tmp_path, approximate)
+    exact = verify(path, layerwise=True)
+    assert not exact.equal
+    assert "first/OrthogonalPade" in {f.where for f in exact.findings if f.kind == "activation"}
+    loose = verify(path, atol=0.1, layerwise=True)
+    assert loose.equal, [f.text for f in loose.findings]
+    said = next(f.text for f in loose.findings if f.kind == "note")
+    assert said == "first/OrthogonalPade was approximated on purpose, by up to 0.002 for inputs from -1.5 to 1.5"
+    coarser = nets.changed(path, tmp_path, nets.edited("shift", lambda v: v * np.float32(3)))
+    assert not verify(coarser, atol=0.1).equal
+
+
+def test_a_collapsed_file_whose_operators_lost_their_names(files: dict[str, Path], tmp_path: Path) -> None:
+    def nameless(proto: onnx.ModelProto) -> None:
+        for i, node in enumerate(proto.graph.node):
+            node.name = f"n{i}"
+            del node.metadata_props[:]
+
+    result = verify(nets.changed(files["standard"], tmp_path, nameless), layerwise=True)
+    assert result.equal
+    assert all(a.why.startswith("no operator in the file bears its name") for a in result.files[0].activations)
+    assert [a["equal"] for a in result.as_dict()["files"][0]["activations"]] == [None, None]
+
+
 def test_what_was_adopted_is_compared_with_the_original(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), Rational(version="A"), nn.Linear(6, 3)).eval()
