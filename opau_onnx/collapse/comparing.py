@@ -18,6 +18,7 @@ from opau_onnx.data import Split
 from opau_onnx.errors import ValidationError
 from opau_onnx.export.program import cast_inputs
 from opau_onnx.parity.activations import TORCH
+from opau_onnx.parity.originals import compare_original
 from opau_onnx.parity.validate import Options, Validation, validate
 from opau_onnx.reading import Source, load
 from opau_onnx.samples import Samples, read_samples
@@ -99,6 +100,8 @@ def _validate(
         for i, v in enumerate(model.graph.inputs)
     }
     found = validate(origin.model, staged, inputs, axes, _dtype(model), options)
+    if origin.original is not None:
+        found = compare_original(found, origin.original, staged, inputs, axes, _dtype(model), options)
     return Validation(found.runtime, found.reference, activations, found.outputs)
 
 
