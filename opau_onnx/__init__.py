@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from opau_onnx.checkpoint import save_checkpoint
     from opau_onnx.collapse.api import collapse_model
     from opau_onnx.collapse.comparing import Comparing
+    from opau_onnx.collapse.quantize import Quantizing
     from opau_onnx.collapse.result import CollapseResult
     from opau_onnx.export.api import ExportResult, Settings, export_model, validate_model
     from opau_onnx.parity.validate import Options
@@ -29,6 +30,7 @@ _WHERE = {
     "Config": "opau_onnx.spec",
     "ExportResult": "opau_onnx.export.api",
     "Options": "opau_onnx.parity.validate",
+    "Quantizing": "opau_onnx.collapse.quantize",
     "Settings": "opau_onnx.export.api",
     "VerifyResult": "opau_onnx.verify.report",
     "collapse_model": "opau_onnx.collapse.api",
@@ -47,6 +49,7 @@ __all__ = [
     "Config",
     "ExportResult",
     "Options",
+    "Quantizing",
     "Settings",
     "VerifyResult",
     "__version__",

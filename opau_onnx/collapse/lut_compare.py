@@ -139,7 +139,8 @@ def _same(
     cases: list[tuple[str, Sequence[torch.Tensor]]] = list(batches(inputs, axes, options))
     if samples is not None:
         kept = samples.first(EXACT)
-        cases += [(f"{kept.source}{_FROM}{rows.start}", _batch(kept, rows)) for rows in runs(model, kept)]
+        text = f"{len(kept):,} samples of {kept.source}"
+        cases += [(f"{text}{_FROM}{rows.start}", _batch(kept, rows)) for rows in runs(model, kept)]
     found = []
     for label, batch in cases:
         for name, want, got in zip(names, one.run(batch), other.run(batch), strict=True):

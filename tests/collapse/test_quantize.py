@@ -17,11 +17,10 @@ import torch
 from torch import nn
 
 import opau_onnx
-from opau_onnx import Comparing, collapse_model, export_model
+from opau_onnx import Comparing, Quantizing, collapse_model, export_model
 from opau_onnx.collapse import lut, lut_compare, quantize, summary
 from opau_onnx.collapse.comparing import Data
 from opau_onnx.collapse.lut_compare import Drift, LutValidation
-from opau_onnx.collapse.quantize import Quantizing
 from opau_onnx.errors import CollapseError, LoadError
 from opau_onnx.export.function import opau_nodes
 from opau_onnx.nn import HP1, HP2, OrthogonalPade
