@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -175,14 +175,16 @@ def write_report(result: VerifyResult, folder: Path) -> None:
     """
     if not folder.parent.is_dir() or (folder.exists() and not folder.is_dir()):
         raise ValidationError(f"cannot write the report into {folder}: its parent is no folder, or it is a file")
+    from opau_onnx.verify.html import render  # templates, which nobody else needs
+
     content = result.as_dict()
     staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         (staged / "report.json").write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-        if importlib.util.find_spec("opau_onnx.verify.html") is not None:
-            render = importlib.import_module("opau_onnx.verify.html").render
-            (staged / "report.html").write_text(render(content), encoding="utf-8")
-        staged.chmod(0o755)
+        (staged / "report.html").write_text(render(content), encoding="utf-8")
+        mask = os.umask(0)
+        os.umask(mask)
+        staged.chmod(0o777 & ~mask)  # mkdtemp makes folders private
         if not folder.exists():
             staged.rename(folder)
             return

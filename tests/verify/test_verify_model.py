@@ -331,6 +331,7 @@ def test_what_was_adopted_is_compared_with_the_original(tmp_path: Path) -> None:
 def test_the_report(files: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "report"
     result = verify(files["net"], data=samples(), layerwise=True, report=folder, runtimes=["ort-function", "reference"])
+    assert sorted(p.name for p in folder.iterdir()) == ["report.html", "report.json"]
     content = json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
     assert content == result.as_dict()
     assert content["schema"] == REPORT_SCHEMA
@@ -391,6 +392,18 @@ def test_infinities_are_strings_in_the_report(files: dict[str, Path], tmp_path: 
     assert not result.equal
     content = json.loads((tmp_path / "report" / "report.json").read_text(), parse_constant=pytest.fail)
     assert content["files"][0]["runtimes"][0]["outputs"][0]["absolute"]["max"] == "inf"
+
+
+def test_nothing_is_written_where_the_page_cannot_be_made(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(content: Any) -> str:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("opau_onnx.verify.html.render", broken)
+    with pytest.raises(ZeroDivisionError):
+        verify(files["net"], report=tmp_path / "report")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
