@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from opau_onnx.collapse.result import CollapseResult
     from opau_onnx.export.api import ExportResult, Settings, export_model, validate_model
     from opau_onnx.parity.validate import Options
+    from opau_onnx.plot.api import PlotResult, plot_model
     from opau_onnx.reading import load
     from opau_onnx.runtime.library import get_library_path
     from opau_onnx.runtime.session import create_session
@@ -30,6 +31,7 @@ _WHERE = {
     "Config": "opau_onnx.spec",
     "ExportResult": "opau_onnx.export.api",
     "Options": "opau_onnx.parity.validate",
+    "PlotResult": "opau_onnx.plot.api",
     "Quantizing": "opau_onnx.collapse.quantize",
     "Settings": "opau_onnx.export.api",
     "VerifyResult": "opau_onnx.verify.report",
@@ -38,6 +40,7 @@ _WHERE = {
     "create_session": "opau_onnx.runtime.session",
     "get_library_path": "opau_onnx.runtime.library",
     "load": "opau_onnx.reading",
+    "plot_model": "opau_onnx.plot.api",
     "save_checkpoint": "opau_onnx.checkpoint",
     "validate_model": "opau_onnx.export.api",
     "verify_model": "opau_onnx.verify.api",
@@ -49,6 +52,7 @@ __all__ = [
     "Config",
     "ExportResult",
     "Options",
+    "PlotResult",
     "Quantizing",
     "Settings",
     "VerifyResult",
@@ -58,6 +62,7 @@ __all__ = [
     "export_model",
     "get_library_path",
     "load",
+    "plot_model",
     "save_checkpoint",
     "validate_model",
     "verify_model",

@@ -99,7 +99,8 @@ def main() -> int:
     equal = prove(CHECKPOINT, hp1)
     timing({"ReLU": relu, "HP-1": hp1})
     print(flush=True)
-    subprocess.run([sys.executable, "scripts/plot_activations.py", CHECKPOINT, OUT / "activations.png"], check=True)
+    program = Path(sys.executable).with_name("opau-plot")
+    subprocess.run([program, CHECKPOINT, OUT / "activations.png", "--data", "fashion-mnist"], check=True)
     print("equal: PyTorch and onnxruntime give the same label to every image" if equal else "NOT EQUAL: labels differ")
     return 0 if equal else 1
 

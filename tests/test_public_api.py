@@ -12,9 +12,9 @@ import opau_onnx.nn
 
 NAMES = {
     "opau_onnx": {
-        "CollapseResult", "Comparing", "Config", "ExportResult", "Options", "Quantizing", "Settings", "VerifyResult",
-        "__version__", "collapse_model", "create_session", "export_model", "get_library_path", "load", "save_checkpoint",
-        "validate_model", "verify_model",
+        "CollapseResult", "Comparing", "Config", "ExportResult", "Options", "PlotResult", "Quantizing", "Settings",
+        "VerifyResult", "__version__", "collapse_model", "create_session", "export_model", "get_library_path", "load",
+        "plot_model", "save_checkpoint", "validate_model", "verify_model",
     },
     "opau_onnx.nn": {
         "HP1", "HP2", "PAU", "Adopted", "Adoption", "Fit", "OrthogonalPade", "adopt", "fit", "orthogonal_pade",

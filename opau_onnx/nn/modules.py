@@ -36,6 +36,8 @@ class OrthogonalPade(nn.Module):
         numerator: parameter, (k + 1,) or (groups, k + 1).
         denominator: parameter, (l,) or (groups, l); l + 1 columns in the forms "pau_c" and "free".
         config: the :class:`opau_onnx.spec.Config`.
+        fit: what they started from; None for given coefficients.
+        target: name of what that was fitted to; "" for given coefficients.
 
     The output has the input's dtype. Computed in float32 at least, so also under autocast. The backward pass keeps the input
     and nothing else. Gradients at infinite inputs are NaN.
@@ -62,6 +64,7 @@ class OrthogonalPade(nn.Module):
         self.config = Config(basis, form, degrees, groups, axis)
         found = fit(init, self.config, interval)
         name = init if isinstance(init, str) else getattr(init, "__name__", type(init).__name__)
+        self.target = name
         self._start = f"{name} on [{interval[0]:g}, {interval[1]:g}], max error {found.max_error:.2g}"
         options = {"device": device, "dtype": dtype or torch.get_default_dtype()}
         self.numerator = nn.Parameter(self._rows(found.numerator, shared_numerator, options))
@@ -88,7 +91,7 @@ class OrthogonalPade(nn.Module):
         config.check_coefficients(tuple(c.shape), tuple(d.shape))
         module = OrthogonalPade.__new__(OrthogonalPade)
         nn.Module.__init__(module)
-        module.config, module._start, module.fit = config, "given coefficients", None
+        module.config, module._start, module.fit, module.target = config, "given coefficients", None, ""
         module.numerator, module.denominator = nn.Parameter(c), nn.Parameter(d)
         return module
 

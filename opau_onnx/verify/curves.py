@@ -21,13 +21,19 @@ USUAL = (-4.0, 4.0)
 """The range that is drawn at least."""
 
 
-def points(sketch: InputSketch | None, channels: int) -> Tensor:
-    """The inputs of a curve, a multiple of POINTS: wider than where nearly all real inputs are."""
+def span(sketch: InputSketch | None) -> tuple[float, float]:
+    """(low, high), wider than where nearly all real inputs are."""
     low, high = USUAL
     if sketch is not None and sketch.sample.size:
         first, last = (float(v) for v in np.quantile(sketch.sample, (0.0005, 0.9995)))
         room = 0.1 * (last - first)
         low, high = min(low, first - room), max(high, last + room)
+    return low, high
+
+
+def points(sketch: InputSketch | None, channels: int) -> Tensor:
+    """The inputs of a curve, a multiple of POINTS."""
+    low, high = span(sketch)
     each = min(max(LARGEST // (2 * POINTS * channels), 1), EACH)
     return torch.linspace(low, high, POINTS * each, dtype=torch.float64)
 

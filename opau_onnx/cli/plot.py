@@ -1,0 +1,113 @@
+"""``opau-plot``: all learned activations of a model on one sheet."""
+
+# No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opau_onnx.cli.common import console, fail, steps
+
+_STYLE: Any = "rich" if sys.stdout.isatty() else None
+app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
+_READING = "Reading the model"
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def plot(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Checkpoint, state_dict (.pt, .pth, .safetensors), .pt2 or .onnx file.", show_default=False),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Argument(metavar="[OUTPUT.png|.svg]", help="Default: MODEL.activations.png here.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Real inputs: fashion-mnist, a .npz file, a folder of .npy files. Default: the example input, where MODEL "
+            "holds one.",
+            metavar="SAMPLES",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Samples that are taken, the first ones.", min=1)] = 1000,
+    layers: Annotated[
+        str | None, typer.Option(help="Only activations of this name; shell patterns allowed.", metavar="PATTERN")
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option("--model", help="package.module:factory that builds what a state_dict fits.", rich_help_panel=_READING),
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Shape of an example input, e.g. 1,3,224,224; once for each input.", rich_help_panel=_READING),
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Trust MODEL and run the code in it.", rich_help_panel=_READING)
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps.")] = False,
+) -> None:  # fmt: skip
+    """Draw the learned activations of MODEL: curve, derivative, start, and the inputs that they really get.
+
+    Exit codes: 0 drawn; 2 usage error, or nothing to draw.
+    """
+    output = output or Path(f"{model.stem}.activations.png")
+    reading = {
+        "factory": factory, "allow_pickle": allow_pickle, "input_shapes": [_shape(text) for text in input_shape or []] or None,
+    }  # fmt: skip
+    if model.suffix.lower() == ".onnx" and any(reading.values()):
+        fail("--model, --input-shape and --allow-pickle say how PyTorch files are read; an .onnx file needs none of them")
+    result = _run(model, output, reading, {"data": data, "samples": samples, "layers": layers}, verbose)
+    out = console()
+    for note in result.notes:
+        out.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    fed = f"; inputs: {result.inputs}" if result.inputs else ""
+    count = f"{len(result.drawn)} learned activation{'s' if len(result.drawn) != 1 else ''} drawn"
+    out.print(f"{count}: {result.path}{fed}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _run(model: Path, output: Path, reading: dict[str, Any], how: dict[str, Any], verbose: bool) -> Any:
+    with steps(verbose=verbose) as step:
+        step("loading")
+        from opau_onnx.errors import OpauError
+        from opau_onnx.plot.api import plot_model
+
+        try:
+            if model.suffix.lower() == ".onnx":
+                return plot_model(model, output, progress=step, **how)
+            from opau_onnx.export.graph import quiet
+            from opau_onnx.reading import load
+
+            step(f"reading {model}")
+            with quiet():
+                source = load(model, **reading)
+            return plot_model(source, output, progress=step, **how)
+        except OpauError as error:
+            fail(str(error))
+        except OSError as error:
+            fail(f"{error.filename or output}: {error.strerror or error}")
+        except KeyboardInterrupt:
+            fail("interrupted; nothing was written")
+        except Exception as error:
+            if verbose:
+                traceback.print_exc()
+            fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not shape or any(n < 1 for n in shape):
+        fail(f"--input-shape is {text!r}; expected sizes with commas, e.g. 1,3,224,224")
+    return shape
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

@@ -1,0 +1,1 @@
+"""All learned activations of a model on one sheet."""
