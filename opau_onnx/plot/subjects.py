@@ -130,7 +130,7 @@ def of_source(source: Source, data: Samples | str | Path | None, samples: int) -
         if parts and subject.inputs is None:
             subject.note = "never called with these inputs"
     if not all(s.start for s in found):
-        notes.append("the start of some is not known: their coefficients were given, not fitted")
+        notes.append("the start of some is not known: the model holds what was learned only")
     return Subjects(found, said, tuple(notes))
 
 
@@ -167,8 +167,13 @@ def _watch(source: Source, parts: Sequence[Batch], *, keep: bool) -> tuple[dict[
     sketches: dict[str, InputSketch] = {}
     add = _sketcher(sketches, len(parts))
 
+    def nameless(call: Call) -> str:
+        """The model itself, or a call in a program that was exported without names."""
+        kind = type(source.model).__name__
+        return f"call {call.key[1]}" if isinstance(source.model, torch.fx.GraphModule) else kind
+
     def sink(call: Call) -> None:
-        name = call.key[0] or type(source.model).__name__
+        name = call.key[0] or nameless(call)
         calls[name] = call
         if keep:
             add(name, call.x.double().numpy())

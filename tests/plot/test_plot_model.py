@@ -127,6 +127,22 @@ def test_inputs_of_all_calls_and_of_the_data() -> None:
     assert "never called" in never.note
 
 
+def test_an_exported_program(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt2"
+    torch.export.save(torch.export.export(nets.classifier(), (nets.pictures(2),)), path)
+    found = subjects.of_source(opau_onnx.load(path), None, 1)
+    expected = subjects.of_source(as_source(nets.classifier(), nets.pictures(2)), None, 1)
+    assert [s.name for s in found.found] == ["first", "second"]
+    for ours, other in zip(found.found, expected.found, strict=True):
+        assert ours.config == other.config
+        assert np.array_equal(ours.numerator, other.numerator)
+        assert ours.inputs is not None
+        assert other.inputs is not None
+        assert ours.inputs.low == pytest.approx(other.inputs.low)
+        assert ours.start is None
+    assert any("start" in note for note in found.notes)
+
+
 def test_made_up_inputs_are_not_taken_for_real_ones(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     torch.save(nets.classifier().state_dict(), path)
