@@ -18,6 +18,8 @@ from opau_onnx.verify.names import DIFFERENT, EQUAL, NOT_RUN, TORCH
 
 LISTED = 100
 """So many samples whose label differs are shown of a runtime; report.json has more."""
+CAUSES = ("configuration", "coefficients", "activation", "layer", "labels", "output")
+"""Kinds of findings in the order in which they are told: causes before what they bring about."""
 TEMPLATES = Path(__file__).with_name("templates")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 """What no page may hold, and what would turn the direction of the text."""
@@ -125,6 +127,7 @@ def _not_run(report: dict[str, Any]) -> list[dict[str, Any]]:
 def _texts(report: dict[str, Any], *, fails: bool, kinds: set[str] | None = None) -> list[dict[str, Any]]:
     found = [f for file in report["files"] for f in file["findings"]]
     chosen = [f for f in found if f["fails"] == fails and (kinds is None or f["kind"] in kinds)]
+    chosen.sort(key=lambda f: CAUSES.index(f["kind"]) if f["kind"] in CAUSES else len(CAUSES))
     return list({(f["file"], f["text"]): f for f in chosen}.values())
 
 

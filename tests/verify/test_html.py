@@ -109,6 +109,13 @@ def test_different(different: dict[str, Any]) -> None:
     assert any(a.get("class") == "bad" for a in page.all("figure"))
 
 
+def test_causes_come_before_effects(different: dict[str, Any]) -> None:
+    items = [line for line in Page(render(different)).text.splitlines() if line.strip()]
+    wanted = ["the numerator differs", "by itself gives", "the error first grows beyond its", "decides otherwise"]
+    places = [next(i for i, line in enumerate(items) if said in line) for said in wanted]
+    assert places == sorted(places)
+
+
 def test_what_did_not_run_is_said(equal: dict[str, Any]) -> None:
     content = copy.deepcopy(equal)
     missing = {"name": "ort-cuda", "status": "not run", "reason": "no CUDA device", "applicable": True, "version": None,
