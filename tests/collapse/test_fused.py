@@ -43,9 +43,9 @@ def kernel(proto: onnx.ModelProto, *arrays: Any) -> Any:
     (found,) = assignments(session)
     assert found.implementation == "kernel"
     feed = {v.name: ort_value(single.to_torch(a)) for v, a in zip(session.get_inputs(), arrays, strict=True)}
-    from opau_onnx.parity.runtimes import _array
+    from opau_onnx.parity.runtimes import array
 
-    return _array(session.run_with_ort_values(None, feed)[0])
+    return array(session.run_with_ort_values(None, feed)[0])
 
 
 @pytest.mark.parametrize("form", FORMS)

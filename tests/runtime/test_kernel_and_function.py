@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from opau_onnx import create_session
-from opau_onnx.parity.runtimes import _array, ort_value
+from opau_onnx.parity.runtimes import array, ort_value
 from opau_onnx.runtime.assignment import assignments
 from opau_onnx.spec import BASES, DOMAIN, FORMS, OP_TYPE, Config
 from tests.custom_ops.library import required_library
@@ -29,7 +29,7 @@ def _library() -> None:
 
 def run(session: onnxruntime.InferenceSession, *arrays: Any) -> Any:
     feed = {v.name: ort_value(single.to_torch(a)) for v, a in zip(session.get_inputs(), arrays, strict=True)}
-    return single.wide(_array(session.run_with_ort_values(None, feed)[0]))
+    return single.wide(array(session.run_with_ort_values(None, feed)[0]))
 
 
 def implementation(session: onnxruntime.InferenceSession) -> set[str]:
