@@ -24,7 +24,7 @@ def plot(
     ],
     output: Annotated[
         Path | None,
-        typer.Argument(metavar="[OUTPUT.png|.svg]", help="Default: MODEL.activations.png here.", show_default=False),
+        typer.Argument(metavar="OUTPUT.png|.svg", help="Default: MODEL.activations.png here.", show_default=False),
     ] = None,
     data: Annotated[
         str | None,

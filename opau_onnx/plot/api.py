@@ -102,11 +102,11 @@ def _subjects(
     model: Any, inputs: Any, data: Samples | str | Path | None, samples: int, progress: Progress
 ) -> tuple[str, Subjects]:
     from opau_onnx.export.api import as_source
-    from opau_onnx.plot import subjects
+    from opau_onnx.plot import onnx_files, subjects
 
     if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
         progress(f"reading {model}")
-        return Path(model).name, subjects.of_file(Path(model), data, samples)
+        return Path(model).name, onnx_files.of_file(Path(model), data, samples)
     source = as_source(model, inputs)
     progress("running the model")
     return source.name, subjects.of_source(source, data, samples)

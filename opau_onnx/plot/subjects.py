@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from opau_onnx import oracle
-from opau_onnx.collapse.frozen import freeze
-from opau_onnx.errors import CollapseError, LoadError, SpecError, ValidationError
-from opau_onnx.export.function import read_config
-from opau_onnx.export.graph import MODULE
+from opau_onnx.errors import ValidationError
 from opau_onnx.export.program import cast_inputs, input_names, model_dtype
 from opau_onnx.nn import OrthogonalPade
 from opau_onnx.nn.fitting import Fit
-from opau_onnx.parity.runtimes import Runtime, open_model
 from opau_onnx.reading import Source
 from opau_onnx.samples import Samples, read_samples
-from opau_onnx.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
+from opau_onnx.spec import Config
 from opau_onnx.verify.batches import Batch, of_samples
 from opau_onnx.verify.inputs import SAMPLE, InputSketch
-from opau_onnx.verify.sites import collapsed_form, find_sites
-from opau_onnx.verify.taps import Call, add_outputs, watching
+from opau_onnx.verify.taps import Call, watching
 
 Array = npt.NDArray[np.float64]
 BATCH = 256
@@ -113,8 +107,8 @@ def of_source(source: Source, data: Samples | str | Path | None, samples: int) -
     """
     notes = []
     if data is not None:
-        chosen = _read(data, input_names(source.model, len(source.inputs)), samples)
-        parts, said = _batches(chosen, None), f"{len(chosen):,} samples of {chosen.source}"
+        chosen = read_data(data, input_names(source.model, len(source.inputs)), samples)
+        parts, said = batches(chosen, None), f"{len(chosen):,} samples of {chosen.source}"
     elif source.kind in RANDOM:
         parts, said = [], ""
         notes.append(f"the range of real inputs is not known: a {source.kind} brings none, give --data")
@@ -150,14 +144,16 @@ def _wide(values: Tensor) -> Array:
     return values.detach().double().cpu().numpy()
 
 
-def _read(data: Samples | str | Path, names: Sequence[str], samples: int) -> Samples:
+def read_data(data: Samples | str | Path, names: Sequence[str], samples: int) -> Samples:
+    """The first samples of the data, for a model with inputs of these names."""
     found = data if isinstance(data, Samples) else read_samples(data, names)
     if len(found.inputs) != len(names):
         raise ValidationError(f"{found.source} has {len(found.inputs)} inputs, the model {len(names)}")
     return found.first(samples)
 
 
-def _batches(samples: Samples, fixed: int | None) -> Sequence[Batch]:
+def batches(samples: Samples, fixed: int | None) -> Sequence[Batch]:
+    """The samples in runs of a size that suits, or that a file fixes."""
     return of_samples(samples, {}, BATCH, fixed).parts
 
 
@@ -165,7 +161,7 @@ def _watch(source: Source, parts: Sequence[Batch], *, keep: bool) -> tuple[dict[
     """Run the model: the last call of each module, and what all its calls got."""
     calls: dict[str, Call] = {}
     sketches: dict[str, InputSketch] = {}
-    add = _sketcher(sketches, len(parts))
+    add = sketcher(sketches, len(parts))
 
     def nameless(call: Call) -> str:
         """The model itself, or a call in a program that was exported without names."""
@@ -189,116 +185,7 @@ def _watch(source: Source, parts: Sequence[Batch], *, keep: bool) -> tuple[dict[
     return calls, sketches
 
 
-def _sketcher(sketches: dict[str, InputSketch], batches: int) -> Callable[[str, Any], None]:
+def sketcher(sketches: dict[str, InputSketch], batches: int) -> Callable[[str, Any], None]:
+    """What adds the inputs of one call to the sketch of that name."""
     rng, room = np.random.default_rng(0), max(SAMPLE // max(batches, 1), 100)
     return lambda name, values: sketches.setdefault(name, InputSketch()).add(values, room, rng)
-
-
-def of_file(path: Path, data: Samples | str | Path | None, samples: int) -> Subjects:
-    """The activations of an ONNX file, learned and fused ones.
-
-    Raises:
-        LoadError: the file or the data cannot be read.
-        ValidationError: it has none, or cannot run on the data.
-    """
-    if not path.is_file():
-        raise LoadError(f"{path} does not exist; expected a model")
-    try:
-        model = ir.load(path)
-    except Exception as error:  # protobuf's own types
-        raise LoadError(f"{path} is not a readable ONNX file: {type(error).__name__}: {error}") from None
-    nodes = [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type in OP_TYPES]
-    if not nodes:
-        raise ValidationError(_nothing(path, model))
-    found = [_of_node(path, node) for node in nodes]
-    _distinguish(found, nodes)
-    notes = ["the start is not known: an ONNX file holds what was learned only"]
-    if data is None:
-        notes.append("the range of real inputs is not known: an ONNX file brings none, give --data")
-        return Subjects(found, "", tuple(notes))
-    chosen = _read(data, [str(v.name) for v in model.graph.inputs], samples)
-    _feed(model, nodes, found, _batches(chosen, _fixed(model)))
-    return Subjects(found, f"{len(chosen):,} samples of {chosen.source}", tuple(notes))
-
-
-def _nothing(path: Path, model: ir.Model) -> str:
-    text = f"{path} holds no learned activation (OrthogonalPade or FixedOrthogonalPade)"
-    form, sites = collapsed_form(model), find_sites(model)
-    if form is None:
-        return f"{text}; there is nothing to draw"
-    return f"{text}: opau-collapse turned {len(sites)} into operators ({form} form). Draw the file that it was made from"
-
-
-def _of_node(path: Path, node: ir.Node) -> Subject:
-    name = node.metadata_props.get(MODULE, "") or str(node.name)
-    try:
-        if node.op_type == FIXED_OP_TYPE:
-            values = [_attribute(node, key) for key in ("numerator", "denominator")]
-            config = read_config(node)
-            config.check_coefficients(values[0].shape, values[1].shape)
-            note = "of scale · x + shift, absorbed into the node" if "scale" in node.attributes else ""
-            return Subject(name, config, values[0], values[1], note=note)
-        frozen = freeze(node)
-    except CollapseError:
-        raise ValidationError(
-            f"the coefficients of {node.name} are computed at run time, or are no numbers that the definition allows; "
-            f"{path} cannot be drawn"
-        ) from None
-    except (SpecError, KeyError, TypeError, ValueError) as error:
-        raise ValidationError(f"{node.name} in {path} is not as the definition has it: {error}") from None
-    return Subject(name, frozen.config, frozen.numerator, frozen.denominator)
-
-
-def _attribute(node: ir.Node, name: str) -> Array:
-    found = node.attributes.get(name)
-    return np.zeros(0) if found is None else np.array(found.as_tensor().numpy(), dtype=np.float64)
-
-
-def _distinguish(found: Sequence[Subject], nodes: Iterable[ir.Node]) -> None:
-    """One module may stand at several nodes: then these are named too."""
-    names = [s.name for s in found]
-    for subject, node in zip(found, nodes, strict=True):
-        if names.count(subject.name) > 1:
-            subject.name = f"{subject.name} ({node.name})"
-
-
-def _fixed(model: ir.Model) -> int | None:
-    sizes = [v.shape[0] for v in model.graph.inputs if v.shape is not None and v.shape.rank()]
-    return next((s for s in sizes if isinstance(s, int)), None)
-
-
-def _feed(model: ir.Model, nodes: Sequence[ir.Node], found: Sequence[Subject], parts: Sequence[Batch]) -> None:
-    """Run the file and keep what its activations get; those in branches and loops get no range."""
-    dtypes = [v.dtype.numpy() if v.dtype is not None else None for v in model.graph.inputs]
-    seen = [(n, s) for n, s in zip(nodes, found, strict=True) if n.graph is model.graph and n.inputs[0] is not None]
-    for _, subject in (pair for pair in zip(nodes, found, strict=True) if pair not in seen):
-        subject.note = "in a branch or loop, where its inputs cannot be looked at"
-    outputs = len(model.graph.outputs)
-    add_outputs(model, [n.inputs[0] for n, _ in seen if n.inputs[0] is not None])
-    sketches: dict[str, InputSketch] = {}
-    add = _sketcher(sketches, len(parts))
-    runtime: Runtime | None = None
-    for part in parts:
-        inputs = [_cast(x, dtype) for x, dtype in zip(part.inputs, dtypes, strict=True)]
-        runtime = runtime or open_model(model, inputs)
-        for (node, subject), values in zip(seen, runtime.run(inputs)[outputs:], strict=True):
-            add(subject.name, _argument(node, subject.config, np.asarray(values, dtype=np.float64)))
-    for subject in found:
-        subject.inputs = sketches.get(subject.name)
-
-
-def _cast(x: Tensor, dtype: Any) -> Tensor:
-    kind = getattr(torch, getattr(dtype, "name", ""), None)
-    return x.to(kind) if isinstance(kind, torch.dtype) and kind.is_floating_point and x.is_floating_point() else x
-
-
-def _argument(node: ir.Node, config: Config, x: Array) -> Array:
-    """What the function itself gets: a fused node applies its affine first."""
-    if "scale" not in node.attributes:
-        return x
-    scale, shift = (_attribute(node, name) for name in ("scale", "shift"))
-    if config.groups > 1:
-        axis = config.check_input(x.shape)
-        shape = (-1, *(1,) * (x.ndim - axis - 1))
-        scale, shift = (np.repeat(v, x.shape[axis] // config.groups).reshape(shape) for v in (scale, shift))
-    return x * scale + shift

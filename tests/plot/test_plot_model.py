@@ -20,7 +20,7 @@ from opau_onnx.errors import LoadError, ValidationError
 from opau_onnx.export.api import as_source
 from opau_onnx.nn import HP1, PAU, OrthogonalPade
 from opau_onnx.nn.targets import TARGETS
-from opau_onnx.plot import api, sheet, subjects
+from opau_onnx.plot import api, onnx_files, sheet, subjects
 from opau_onnx.spec import FIXED_OP_TYPE
 from tests.verify import nets
 
@@ -159,17 +159,17 @@ def test_a_file_draws_what_the_model_draws(exported: dict[str, Path]) -> None:
     x = np.linspace(-4.0, 4.0, 33)
     assert expected.inputs is not None
     for form in ("learned", "fused"):
-        (found,) = subjects.of_file(exported[form], exported["data"], 1000).found
+        (found,) = onnx_files.of_file(exported[form], exported["data"], 1000).found
         assert found.name == "act"
         assert found.start is None
         assert found.inputs is not None
         assert found.inputs.count == expected.inputs.count
         assert found.inputs.low == pytest.approx(expected.inputs.low, abs=1e-5)
         assert found.inputs.high == pytest.approx(expected.inputs.high, abs=1e-5)
-    (learned,) = subjects.of_file(exported["learned"], None, 1).found
+    (learned,) = onnx_files.of_file(exported["learned"], None, 1).found
     assert learned.config == expected.config
     assert learned.inputs is None
-    (fused,) = subjects.of_file(exported["fused"], None, 1).found
+    (fused,) = onnx_files.of_file(exported["fused"], None, 1).found
     kinds = [n.op_type for n in ir.load(exported["fused"]).graph]
     assert kinds == [FIXED_OP_TYPE]
     assert "scale" in fused.note
