@@ -10,6 +10,7 @@ import datetime
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ TOLERANCE = 1e-3
 FLOAT = 1
 """TensorProto.FLOAT."""
 Table = dict[str, Any]
+Measure = Callable[[], Table]
+"""Files are made first, by code that has sessions of its own; the sessions that are timed share one pool of threads."""
+
+
+@dataclass(frozen=True)
+class How:
+    """A file, with which library, and whether create_session may rewrite it for this machine."""
+
+    path: Path
+    library: str | None = None
+    layout: bool = False
 
 
 def trained() -> HP1:
@@ -61,51 +73,45 @@ def turns(sessions: dict[str, Session], x: Tensor, shape: tuple[int, ...]) -> di
     return {key: summary(times) for key, times in measure(subjects, PLAN).items()}
 
 
-def table(title: str, first: str, base: str, sessions: Any, inputs: dict[str, Tensor], shape: Callable[[Tensor], Any]) -> Table:
-    rows = {label: turns(sessions(x), x, shape(x)) for label, x in inputs.items()}
+def table(title: str, first: str, base: str, files: dict[str, How], inputs: dict[str, Tensor]) -> Table:
+    sessions = {name: Session(str(how.path), "cpu", how.library, optimize=how.layout) for name, how in files.items()}
+    rows = {label: turns(sessions, x, tuple(x.shape)) for label, x in inputs.items()}
     return {"title": title, "first": first, "base": base, "rows": rows}
 
 
-def standard(folder: Path) -> Table:
+def standard(folder: Path, _: str) -> Measure:
     """Function body against the standard form, exact and within a tolerance, in plain onnxruntime."""
     x = torch.randn(4096, generator=torch.Generator().manual_seed(0)) * 2.0
     source = exported(nn.Sequential(trained()), x, folder / "one.onnx")
     np.savez(folder / "data.npz", x=x.numpy())
     files = {
-        "function body": source, "standard": collapsed(source, "standard"),
-        f"standard, within {TOLERANCE:g}": collapsed(source, "standard", tolerance=TOLERANCE, data=folder / "data.npz"),
+        "function body": How(source), "standard": How(collapsed(source, "standard")),
+        f"standard, within {TOLERANCE:g}": How(collapsed(source, "standard", tolerance=TOLERANCE, data=folder / "data.npz")),
     }  # fmt: skip
-    sessions = {name: Session(str(path), "cpu") for name, path in files.items()}
     inputs = {_size(n): torch.randn(n) * 2.0 for n in (2**12, 2**16, 2**20, 2**23)}
-    title = "Standard form, onnxruntime without our library"
-    return table(title, "elements", "function body", lambda _: sessions, inputs, _same)
+    return lambda: table("Standard form, onnxruntime without our library", "elements", "function body", files, inputs)
 
 
-def fused(folder: Path, library: str) -> Table:
+def fused(folder: Path, library: str) -> Measure:
     """The learned op's kernel against the fused one's."""
     source = exported(nn.Sequential(trained()), torch.randn(64), folder / "learned.onnx")
-    files = {"learned op": source, "fused": collapsed(source, "fused")}
-    sessions = {name: Session(str(path), "cpu", library) for name, path in files.items()}
+    files = {"learned op": How(source, library), "fused": How(collapsed(source, "fused"), library)}
     inputs = {_size(2**n): torch.randn(2**n) * 2.0 for n in range(10, 25, 2)}
-    return table("Fused form, compiled kernels", "elements", "learned op", lambda _: sessions, inputs, _same)
+    return lambda: table("Fused form, compiled kernels", "elements", "learned op", files, inputs)
 
 
-def normalized(folder: Path, library: str) -> Table:
-    """BatchNormalization and the learned op, two nodes, against the one fused node; 1 Mi elements."""
-    shapes = ((16, 64, 32, 32), (1, 64, 128, 128), (4096, 256))
-    inputs = {"x".join(map(str, shape)): torch.randn(shape) for shape in shapes}
-    made: dict[tuple[int, ...], dict[str, Session]] = {}
-    for label, x in inputs.items():
-        norm = nn.BatchNorm2d(x.shape[1]) if x.dim() == 4 else nn.BatchNorm1d(x.shape[1])
-        _random_statistics(norm)
-        source = exported(nn.Sequential(norm, trained()), x, folder / f"norm_{label}.onnx")
-        files = {"BatchNormalization, learned op": source, "fused": collapsed(source, "fused")}
-        made[tuple(x.shape)] = {name: Session(str(path), "cpu", library) for name, path in files.items()}
-    title = "BatchNormalization absorbed, compiled kernels, 1 Mi elements"
-    return table(title, "shape", "BatchNormalization, learned op", lambda x: made[tuple(x.shape)], inputs, _same)
+def normalized(folder: Path, library: str, shape: tuple[int, ...]) -> Measure:
+    """BatchNormalization and the learned op, two nodes, against the one fused node."""
+    x, label = torch.randn(shape), "x".join(map(str, shape))
+    norm = nn.BatchNorm2d(shape[1]) if len(shape) == 4 else nn.BatchNorm1d(shape[1])
+    _random_statistics(norm)
+    source = exported(nn.Sequential(norm, trained()), x, folder / f"norm_{label}.onnx")
+    base = "BatchNormalization, learned op"
+    files = {base: How(source, library), "fused": How(collapsed(source, "fused"), library)}
+    return lambda: table(f"BatchNormalization absorbed, compiled kernels, {label}", "shape", base, files, {label: x})
 
 
-def convolutions(folder: Path, library: str) -> Table:
+def convolutions(folder: Path, library: str) -> Measure:
     """Twelve 3x3 convolutions of 64 channels: ReLU, HP-1 inside onnxruntime's blocked layout, and HP-1 outside."""
 
     def net(activation: Callable[[], nn.Module]) -> nn.Module:
@@ -115,15 +121,12 @@ def convolutions(folder: Path, library: str) -> Table:
 
     x = torch.randn(2, 64, 32, 32)
     relu, hp1 = exported(net(nn.ReLU), x, folder / "relu.onnx"), exported(net(HP1), x, folder / "hp1.onnx")
-    sessions = {
-        "ReLU": Session(str(relu), "cpu"), "HP-1, layout": Session(str(hp1), "cpu", library, optimize=True),
-        "HP-1, plain": Session(str(hp1), "cpu", library),
-    }  # fmt: skip
+    files = {"ReLU": How(relu), "HP-1, layout": How(hp1, library, layout=True), "HP-1, plain": How(hp1, library)}
     inputs = {str(n): torch.randn(n, 64, 32, 32) for n in (1, 8, 32)}
-    return table("Twelve 3x3 convolutions, 64 channels, 32x32", "batch", "ReLU", lambda _: sessions, inputs, _same)
+    return lambda: table("Twelve 3x3 convolutions, 64 channels, 32x32", "batch", "ReLU", files, inputs)
 
 
-def preactivation(folder: Path, library: str) -> Table:
+def preactivation(folder: Path, library: str) -> Measure:
     """A residual network that normalizes before it activates, as PreActResNet does: six blocks of 64 channels."""
 
     class Block(nn.Module):
@@ -143,22 +146,17 @@ def preactivation(folder: Path, library: str) -> Table:
     x = torch.randn(2, 64, 32, 32)
     relu, hp1 = exported(net(nn.ReLU), x, folder / "pre_relu.onnx"), exported(net(HP1), x, folder / "pre_hp1.onnx")
     one = collapsed(hp1, "fused")
-    sessions = {
-        "ReLU": Session(str(relu), "cpu"), "HP-1, learned": Session(str(hp1), "cpu", library, optimize=True),
-        "HP-1, fused, layout": Session(str(one), "cpu", library, optimize=True),
-        "HP-1, fused, plain": Session(str(one), "cpu", library),
+    files = {
+        "ReLU": How(relu), "HP-1, learned": How(hp1, library, layout=True),
+        "HP-1, fused, layout": How(one, library, layout=True), "HP-1, fused, plain": How(one, library),
     }  # fmt: skip
     inputs = {str(n): torch.randn(n, 64, 32, 32) for n in (1, 8, 32)}
-    return table("Pre-activation network, batch norms absorbed", "batch", "ReLU", lambda _: sessions, inputs, _same)
+    return lambda: table("Pre-activation network, batch norms absorbed", "batch", "ReLU", files, inputs)
 
 
 def _random_statistics(norm: Any) -> None:
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2.0)
-
-
-def _same(x: Tensor) -> tuple[int, ...]:
-    return tuple(x.shape)
 
 
 def _size(count: int) -> str:
@@ -185,14 +183,16 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    threads.share(threads.physical_cores())
-    others = machine.Others()
     library, reason = machine.library()
     if library is None:
         raise SystemExit(f"the compiled library is needed: {reason}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tables = [standard(folder), *(make(folder, library) for make in (fused, normalized, convolutions, preactivation))]
+        measures = [make(folder, library) for make in (standard, fused, convolutions, preactivation)]
+        measures += [normalized(folder, library, shape) for shape in ((16, 64, 32, 32), (1, 64, 128, 128), (4096, 256))]
+        threads.share(threads.physical_cores())
+        others = machine.Others()
+        tables = [measure_one() for measure_one in measures]
     report = {
         "command": "python scripts/bench_collapse.py", "date": datetime.date.today().isoformat(), "machine": machine.describe(),
         "others": others.cores(), "tables": tables,
