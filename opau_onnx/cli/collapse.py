@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli import quantize_options
-from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, sizes, steps
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -128,11 +128,8 @@ def _run(
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, rest = text.rpartition(":")
-    try:
-        shape = tuple(int(part) for part in rest.replace("x", ",").split(","))
-    except ValueError:
-        shape = ()
-    if not name or not shape or any(n < 1 for n in shape):
+    shape = sizes(rest)
+    if not name or not shape:
         fail(f"--input-shape is {text!r}; expected NAME:SIZES, e.g. images:1,3,224,224")
     return name, shape
 

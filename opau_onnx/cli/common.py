@@ -39,6 +39,20 @@ def fail(message: str, code: int = USAGE) -> NoReturn:
     raise typer.Exit(code)
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """"1,3,224,224" or "1x3x224x224" as numbers; empty where it is neither."""
+    try:
+        found = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        return ()
+    return found if all(n >= 1 for n in found) else ()
+
+
+def input_sizes(text: str) -> tuple[int, ...]:
+    """The value of --input-shape; ends the command where it is none."""
+    return sizes(text) or fail(f"--input-shape is {text!r}; expected whole numbers of at least 1 with commas, e.g. 1,3,224,224")
+
+
 def _escaped(text: str) -> str:
     from rich.markup import escape
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, console, fail, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, console, fail, input_sizes, steps
 
 # Boxes on a terminal; plain help and errors when piped.
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -104,7 +104,7 @@ def export(
 
     Exit codes: 0 exported and equal; 1 not equal (the file is kept as NAME.rejected.onnx); 2 usage or load error.
     """
-    shapes = [_shape(text) for text in input_shape or []]
+    shapes = [input_sizes(text) for text in input_shape or []]
     fields = {
         "opset": opset, "dtype": dtype, "static": static, "external_data": external_data, "validate": not no_validate,
         "dynamic_axes": _axes(dynamic_axes) if dynamic_axes else None,
@@ -173,16 +173,6 @@ def _version(wanted: bool) -> None:
 
         typer.echo(f"opau-export {__version__}")
         raise typer.Exit
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        shape = ()
-    if not shape or any(n < 1 for n in shape):
-        fail(f"--input-shape is {text!r}; expected whole numbers of at least 1 with commas, e.g. 1,3,224,224")
-    return shape
 
 
 def _axes(texts: list[str]) -> dict[str, dict[int, str]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import console, fail, steps
+from opau_onnx.cli.common import console, fail, input_sizes, steps
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -57,7 +57,8 @@ def plot(
     """
     output = output or Path(f"{model.stem}.activations.png")
     reading = {
-        "factory": factory, "allow_pickle": allow_pickle, "input_shapes": [_shape(text) for text in input_shape or []] or None,
+        "factory": factory, "allow_pickle": allow_pickle,
+        "input_shapes": [input_sizes(text) for text in input_shape or []] or None,
     }  # fmt: skip
     if model.suffix.lower() == ".onnx" and any(reading.values()):
         fail("--model, --input-shape and --allow-pickle say how PyTorch files are read; an .onnx file needs none of them")
@@ -96,16 +97,6 @@ def _run(model: Path, output: Path, reading: dict[str, Any], how: dict[str, Any]
             if verbose:
                 traceback.print_exc()
             fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        shape = ()
-    if not shape or any(n < 1 for n in shape):
-        fail(f"--input-shape is {text!r}; expected sizes with commas, e.g. 1,3,224,224")
-    return shape
 
 
 def main() -> None:

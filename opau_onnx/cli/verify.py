@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, input_sizes, steps
 from opau_onnx.verify.names import RUNTIMES, TORCH
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -93,7 +93,8 @@ def verify(
         "limit": limit, "batch": batch, "reference_seconds": reference_seconds, "samples": samples, "seed": seed,
     }  # fmt: skip
     reading = {
-        "factory": factory, "allow_pickle": allow_pickle, "input_shapes": [_shape(text) for text in input_shape or []] or None,
+        "factory": factory, "allow_pickle": allow_pickle,
+        "input_shapes": [input_sizes(text) for text in input_shape or []] or None,
     }  # fmt: skip
     result = _run(model, files, data, reading, settings, report, verbose)
     from opau_onnx.cli.verify_output import show
@@ -141,16 +142,6 @@ def _runtimes(text: str | None) -> list[str] | None:
     if names == [TORCH]:
         fail(f"--runtimes names {TORCH} alone, with which the others are compared; name another one besides")
     return names
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        shape = ()
-    if not shape or any(n < 1 for n in shape):
-        fail(f"--input-shape is {text!r}; expected whole numbers of at least 1 with commas, e.g. 1,3,224,224")
-    return shape
 
 
 def _version(wanted: bool) -> None:
