@@ -129,7 +129,7 @@ def test_report(exported: ExportResult) -> None:
     assert report == exported.as_dict()
     assert {k: type(v) for k, v in report.items()} == {
         "schema": str, "opau_onnx": str, "source": dict, "file": str, "exported": bool, "opset": int, "dtype": str,
-        "activations": list, "validation": dict,
+        "adopted": list, "activations": list, "validation": dict,
     }  # fmt: skip
     assert report["schema"] == "opau_onnx.export_report/1"
     assert (report["file"], report["exported"], report["opset"]) == ("m.onnx", True, 20)
