@@ -53,6 +53,8 @@ class CpuActivation final : public Activation {
     row_kernel_ = (c.affine_rows ? table.affine_row : table.row)[int(plan.kind)][int(plan.mode)];
     lane_kernel_ = table.lane[int(plan.kind)][int(plan.mode)];
     tile_kernel_ = table.tile[int(plan.kind)][int(plan.mode)];
+    vector_kernel_ = table.vector[int(plan.kind)][int(plan.mode)];
+    width_ = table.width;
     const int64_t rows = c.rows();
     for (int64_t group = 0; group < rows; ++group) rows_.push_back(make_row(plan, c, group));
     if (c.affine_rows > 1 && c.numerator_rows == 1 && c.denominator_rows == 1) {
@@ -80,8 +82,8 @@ class CpuActivation final : public Activation {
   std::vector<T> lane_values_, tile_;  // tile_: as many scales as fill kTile, as many shifts
   RowKernel<T> row_kernel_;
   LaneKernel<T> lane_kernel_;
-  TileKernel<T> tile_kernel_;
-  int64_t tile_stride_ = 0;
+  TileKernel<T> tile_kernel_, vector_kernel_;
+  int64_t width_, tile_stride_ = 0;
 
   int64_t stride() const { return int64_t(rows_.size()) + kLanePad; }
 
@@ -150,12 +152,15 @@ class CpuActivation final : public Activation {
     const Lanes<T> table{lane_values_.data(), stride(), rows_.data()};
     for (int64_t i = begin; i < end;) {
       const int64_t index = i / chunk % (extent.channels / block), offset = i % chunk, lane = offset % block;
-      const int64_t left = std::min(end - i, chunk - offset), count = std::min(left, (tile_.empty() ? block : repeated) - lane);
+      const bool vectors = block == width_ && lane == 0;  // each vector holds all channels of the block, in their order
+      const int64_t left = std::min(end - i, chunk - offset), short_of = (tile_.empty() ? block : repeated) - lane;
+      const int64_t count = vectors && !tile_.empty() ? left : std::min(left, short_of);
       if (tile_.empty()) {
         lane_kernel_(constants_, table, plan().degree, at(x, i), at(y, i), index * block + lane, count);
       } else {
         const T* scale = tile_.data() + index * repeated + lane;
-        tile_kernel_(constants_, rows_[0], plan().degree, scale, scale + tile_stride_, at(x, i), at(y, i), count);
+        const TileKernel<T> kernel = vectors ? vector_kernel_ : tile_kernel_;
+        kernel(constants_, rows_[0], plan().degree, scale, scale + tile_stride_, at(x, i), at(y, i), count);
       }
       i += count;
     }

@@ -23,8 +23,8 @@ template <class O, Mode mode, class T>
   return O::select(O::less(O::set(k.limit), O::abs(x)), scaled<O, mode>(k, row, x), y);
 }
 
-// What happens to x first: nothing; the row's affine; one of each element's own.
-enum class Affine { none, row, tile };
+// What happens to x first: nothing; the row's affine; one of each element's own; one of each lane's own.
+enum class Affine { none, row, tile, vector };
 
 template <class O, Dtype dtype, Kind kind, Mode mode, Affine affine>
 class RowLoop {
@@ -86,6 +86,8 @@ class RowLoop {
     for (int u = 0; u < U; ++u) in[u] = IO::load(x + u * W);
     if constexpr (affine == Affine::row) {
       for (int u = 0; u < U; ++u) in[u] = O::fma(in[u], O::set(row_.scale), O::set(row_.shift));
+    } else if constexpr (affine == Affine::vector) {
+      for (int u = 0; u < U; ++u) in[u] = O::fma(in[u], whole<O>(scale_), whole<O>(shift_));
     } else if constexpr (affine == Affine::tile) {
       for (int u = 0; u < U; ++u) in[u] = O::fma(in[u], whole<O>(scale_ + at + u * W), whole<O>(shift_ + at + u * W));
     }
@@ -172,6 +174,7 @@ constexpr void fill(KernelSet<typename O::T>& set) {
   set.row[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::none>::run;
   set.affine_row[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::row>::run;
   set.tile[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::tile>::tile;
+  set.vector[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::vector>::tile;
   set.lane[int(kind)][int(mode)] = LaneLoop<O, dtype, kind, mode>::run;
 }
 
@@ -185,6 +188,7 @@ constexpr void fill(KernelSet<typename O::T>& set) {
 template <class O, Dtype dtype>
 constexpr KernelSet<typename O::T> kernel_set() {
   KernelSet<typename O::T> set{};
+  set.width = O::kWidth;
   fill<O, dtype, Kind::power>(set);
   fill<O, dtype, Kind::hermite>(set);
   fill<O, dtype, Kind::symmetric>(set);

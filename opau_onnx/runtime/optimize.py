@@ -143,8 +143,12 @@ def _key(model: bytes, library: str) -> str:
 
 
 @cache
-def block_size() -> int:
-    """How many channels onnxruntime's blocked layout puts side by side here, found by trying; 0 where it has none."""
+def block_size(own_threads: bool = True) -> int:
+    """How many channels onnxruntime's blocked layout puts side by side here, found by trying; 0 where it has none.
+
+    Args:
+        own_threads: as the sessions of this process must be: False where they share a pool (use_per_session_threads).
+    """
     import onnx
     import onnxruntime
     from onnx import helper
@@ -158,6 +162,7 @@ def block_size() -> int:
     model = helper.make_model(helper.make_graph([node], "probe", ends[:1], ends[1:]), opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.use_per_session_threads = own_threads
     x = np.arange(channels * 2, dtype=np.float32).reshape(1, channels, 1, 2)  # the second pixel's values are the odd ones
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -192,7 +197,7 @@ def _make(model: bytes, options: Any, providers: list[Any]) -> tuple[Any, bytes]
         with _changed(options, optimized_model_filepath=str(path), log_severity_level=3):
             plain = onnxruntime.InferenceSession(model, options, providers=providers)
         optimized = onnx.load(path)
-    found = rewrite(optimized, block_size())
+    found = rewrite(optimized, block_size(options.use_per_session_threads))
     for name, why in found.kept.items():
         logger.info("%s stays outside onnxruntime's blocked layout: %s", name, why)
     if not found.removed:

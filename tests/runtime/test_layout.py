@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -349,3 +351,14 @@ def test_weights_in_other_files(tmp_path: Path, caplog: pytest.LogCaptureFixture
 def test_usage(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="expected 'layout' or 'none'"):
         create_session(exported(convolutions(), tmp_path), "cpu", optimize="fast")  # type: ignore[arg-type]
+
+
+def test_a_process_whose_sessions_share_one_pool(tmp_path: Path) -> None:
+    """onnxruntime then refuses sessions with threads of their own: the probe of the blocks must follow the user's options."""
+    code = (
+        "import onnxruntime; from opau_onnx.runtime.optimize import block_size\n"
+        "own = block_size(); onnxruntime.set_global_thread_pool_sizes(1, 1); block_size.cache_clear()\n"
+        "assert block_size(False) == own, (block_size(False), own)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

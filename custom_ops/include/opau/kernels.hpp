@@ -29,7 +29,8 @@ using RowKernel = void (*)(const Constants<T>&, const FullRow<T>&, int degree, c
 template <class T>
 using LaneKernel = void (*)(const Constants<T>&, const Lanes<T>&, int degree, const void* x, void* y, int64_t channel, int64_t count);
 
-// One row for all elements, and for each its own scale and shift: readable for a vector beyond count.
+// One row for all elements, and for each its own scale and shift: readable for a vector beyond count. KernelSet::vector takes one
+// vector of them, for lanes that come round in every vector.
 template <class T>
 using TileKernel = void (*)(const Constants<T>&, const FullRow<T>&, int degree, const T* scale, const T* shift, const void* x, void* y, int64_t count);
 
@@ -37,8 +38,9 @@ template <class T>
 struct KernelSet {
   RowKernel<T> row[kKinds][kModes];
   RowKernel<T> affine_row[kKinds][kModes];  // the same at scale x + shift; lanes always do
-  TileKernel<T> tile[kKinds][kModes];
+  TileKernel<T> tile[kKinds][kModes], vector[kKinds][kModes];
   LaneKernel<T> lane[kKinds][kModes];
+  int width;  // elements of a vector
 };
 
 struct InstructionSet {
