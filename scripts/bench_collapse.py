@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def main() -> None:
         raise SystemExit(f"the compiled library is needed: {reason}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        os.environ["OPAU_CACHE"] = str(folder / "cache")  # nothing that an older code decided
         measures = [make(folder, library) for make in (standard, fused, convolutions, preactivation)]
         measures += [normalized(folder, library, shape) for shape in ((16, 64, 32, 32), (1, 64, 128, 128), (4096, 256))]
         threads.share(threads.physical_cores())
