@@ -177,7 +177,7 @@ def test_smooth_functions_get_smooth_replacements() -> None:
 
 
 def test_leaky_relu_is_found() -> None:
-    """(0.505 x + 0.495 abs(x)) as a rational function: x + 0.98 x abs(x) ... its own coefficients imitate LeakyReLU."""
+    """A fresh HP-1 imitates LeakyReLU, so within a wide tolerance LeakyRelu takes its place."""
     from opau_onnx.nn import HP1 as Module
 
     module = Module()
