@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli import quantize_options
-from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, sizes, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, named_sizes, steps
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -81,7 +81,7 @@ def collapse(
 
     Exit codes: 0 collapsed and equal; 1 not equal (the file is kept as NAME.rejected.onnx); 2 usage error or nothing to do.
     """
-    shapes = dict(_shape(text) for text in input_shape or [])
+    shapes = dict(named_sizes(text) for text in input_shape or [])
     check = {"atol": atol, "rtol": rtol, "samples": samples, "seed": seed}
     how = quantize_options.settings(
         quantize=quantize, activations=activations, weights=weights, calibration=calibration, reduce_range=reduce_range
@@ -124,14 +124,6 @@ def _run(
             if verbose:
                 traceback.print_exc()
             fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, rest = text.rpartition(":")
-    shape = sizes(rest)
-    if not name or not shape:
-        fail(f"--input-shape is {text!r}; expected NAME:SIZES, e.g. images:1,3,224,224")
-    return name, shape
 
 
 def main() -> None:

@@ -1,0 +1,121 @@
+"""``opau-serve``: ONNX files behind the Open Inference Protocol."""
+
+# No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opau_onnx.cli.common import EQUAL, fail, named_sizes
+
+_STYLE: Any = "rich" if sys.stdout.isatty() else None
+app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
+_BATCHING, _LIMITS, _LISTEN, _TELL, _MANY = "Batching", "Limits", "Listening", "What it tells", "Many machines"
+
+
+def _option(help_text: str, panel: str | None = None, **more: Any) -> Any:
+    return typer.Option(help=help_text, rich_help_panel=panel, show_default=False, **more)
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def serve(
+    models: Annotated[
+        list[Path] | None, typer.Argument(metavar="MODEL...", help=".onnx files; each is served under its name without .onnx.")
+    ] = None,
+    config: Annotated[Path | None, _option("TOML file with [server] and [models.NAME] tables; flags win.")] = None,
+    device: Annotated[str | None, _option("auto, cpu or cuda [auto: CUDA where it can run].")] = None,
+    library: Annotated[str | None, _option("The compiled op library: auto, yes (or an error), no, or its path.")] = None,
+    max_batch_size: Annotated[int | None, _option("Rows run at once; 0: each request alone [32].", _BATCHING)] = None,
+    max_batch_delay_us: Annotated[
+        int | None, _option("Microseconds that a request waits for others while a worker is free [500].", _BATCHING)
+    ] = None,
+    instances: Annotated[int | None, _option("Workers [one a core on the CPU, one on a GPU].", _BATCHING)] = None,
+    threads: Annotated[int | None, _option("onnxruntime's threads within a run on the CPU [1].", _BATCHING)] = None,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Record a CUDA graph for each batch size.")] = False,
+    input_shape: Annotated[
+        list[str] | None, _option("NAME:1,3,224,224 for the warm-up, where axes other than the first are open.", _BATCHING)
+    ] = None,
+    host: Annotated[str | None, _option("Address [127.0.0.1: this machine only].", _LISTEN)] = None,
+    http_port: Annotated[int | None, _option("[8000]; 0: any free one, -1: no HTTP.", _LISTEN)] = None,
+    grpc_port: Annotated[int | None, _option("[8001]; 0: any free one, -1: no gRPC.", _LISTEN)] = None,
+    tls_cert: Annotated[Path | None, _option("PEM file; with --tls-key.", _LISTEN)] = None,
+    tls_key: Annotated[Path | None, _option("PEM file.", _LISTEN)] = None,
+    tls_client_ca: Annotated[Path | None, _option("PEM file: clients need a certificate of this authority.", _LISTEN)] = None,
+    token_file: Annotated[Path | None, _option("File with the bearer token that clients must send.", _LISTEN)] = None,
+    max_queue: Annotated[int | None, _option("Requests that may wait for a model; more are refused [1024].", _LIMITS)] = None,
+    max_request_bytes: Annotated[int | None, _option("Of a request [64 MiB].", _LIMITS)] = None,
+    request_timeout_s: Annotated[float | None, _option("Seconds until an answer is an error [30].", _LIMITS)] = None,
+    drain_timeout_s: Annotated[float | None, _option("Seconds for accepted requests after SIGTERM [30].", _LIMITS)] = None,
+    log_format: Annotated[str | None, _option("text or json [text].", _TELL)] = None,
+    log_level: Annotated[str | None, _option("debug, info, warning or error [info].", _TELL)] = None,
+    otlp_endpoint: Annotated[str | None, _option("Where OpenTelemetry traces go, e.g. http://127.0.0.1:4318.", _TELL)] = None,
+    engine: Annotated[
+        str, typer.Option(help="local: this process; ray: a Ray Serve cluster.", rich_help_panel=_MANY)
+    ] = "local",
+    replicas: Annotated[int | None, _option("Copies of the server on the cluster, with --engine ray [1].", _MANY)] = None,
+) -> None:
+    """Serve ONNX files by the Open Inference Protocol (KServe V2), over HTTP and gRPC.
+
+    Once every model has run every batch size it prints what runs it and answers /v2/health/ready. SIGTERM: what was accepted is
+    answered, then it ends. Exit codes: 0 ended by a signal, 2 usage, a model that cannot be loaded, or a port that is taken.
+    """
+    model_flags = _given(
+        device=device, library=library, max_batch_size=max_batch_size, max_batch_delay_us=max_batch_delay_us,
+        instances=instances, threads=threads, cuda_graph=cuda_graph or None, max_queue=max_queue,
+        input_shapes=dict(named_sizes(text) for text in input_shape or []) or None,
+    )  # fmt: skip
+    server_flags = _given(
+        host=host, http_port=http_port, grpc_port=grpc_port, tls_cert=tls_cert, tls_key=tls_key, tls_client_ca=tls_client_ca,
+        token_file=token_file, max_request_bytes=max_request_bytes, request_timeout_s=request_timeout_s,
+        drain_timeout_s=drain_timeout_s, log_format=log_format, log_level=log_level, otlp_endpoint=otlp_endpoint,
+    )  # fmt: skip
+    if engine not in ("local", "ray"):
+        fail(f"--engine is {engine!r}; expected local or ray")
+    if replicas is not None and engine != "ray":
+        fail("--replicas needs --engine ray; on one machine, --instances sets the number of workers")
+    _serve(models or [], config, server_flags, model_flags, engine, replicas)
+
+
+def _serve(
+    paths: list[Path], file: Path | None, server: dict[str, Any], models: dict[str, Any], engine: str, replicas: int | None
+) -> None:
+    from opau_onnx.errors import OpauError
+
+    try:
+        from opau_onnx.serve.config import settings
+
+        found = settings(paths, file, server=server, models=models)
+        if not found.models:
+            fail("no model to serve; name an .onnx file, or a configuration file with [models.NAME] tables")
+        if engine == "ray":
+            from opau_onnx.serve.ray import serve_here
+
+            serve_here(found, replicas or 1)
+        else:
+            from opau_onnx.serve import logs
+            from opau_onnx.serve.server import run_server
+
+            logs.configure(found.server.log_format, found.server.log_level)
+            run_server(found)
+    except OpauError as error:
+        fail(str(error))
+    except ModuleNotFoundError as error:
+        fail(f"{error}; install the server's packages: pip install 'opau-onnx[{'ray' if engine == 'ray' else 'serve'}]'")
+
+
+def _given(**flags: Any) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in flags.items() if value is not None}
+
+
+def main() -> None:
+    """Entry point of the command."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(EQUAL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Pieces of requests, and how several become one run and several answers again. Runs in the workers' threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from opau_onnx.serve.failures import RequestError, RunError
+from opau_onnx.serve.statistics import Times
+from opau_onnx.serve.tensors import Array
+
+if TYPE_CHECKING:
+    from opau_onnx.serve.queueing import Ticket
+
+
+class Runner(Protocol):
+    """Something that runs a model; called by one thread at a time unless it says otherwise."""
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """The outputs, which nothing else writes to; raises whatever onnxruntime does."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """What stays together in one run: a request, or part of one with more rows than a run may have.
+
+    Attributes:
+        ticket: the request it belongs to.
+        index: which part of it.
+        inputs: arrays with ``rows`` rows.
+        rows: size of the batch axis.
+        queued: when it came, in nanoseconds.
+    """
+
+    ticket: Ticket
+    index: int
+    inputs: dict[str, Array]
+    rows: int
+    queued: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one batch.
+
+    Attributes:
+        pieces: of the batch.
+        results: for each piece its outputs or its error.
+        rows: of the whole batch.
+        times: None where the batch failed as a whole and its pieces ran alone.
+    """
+
+    pieces: Sequence[Piece]
+    results: list[dict[str, Array] | RequestError]
+    rows: int
+    times: Times
+
+
+def run_batch(runner: Runner, pieces: Sequence[Piece]) -> Outcome:
+    """Run pieces together. One that makes the run fail is found by running each alone, and fails alone."""
+    rows = sum(piece.rows for piece in pieces)
+    start = time.perf_counter_ns()
+    merged = ran = start
+    results: list[dict[str, Array] | RequestError]
+    try:
+        inputs = merge(pieces)
+        merged = time.perf_counter_ns()
+        outputs = runner.run(inputs)
+        ran = time.perf_counter_ns()
+        results = [*split(outputs, [piece.rows for piece in pieces])]
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        if len(pieces) == 1:
+            results = [RunError(f"the model could not be run on this input: {error}")]
+        else:
+            results = [run_batch(runner, [piece]).results[0] for piece in pieces]
+        ran = max(ran, merged)
+    return Outcome(pieces, results, rows, Times(start, merged, ran, time.perf_counter_ns()))
+
+
+def merge(pieces: Sequence[Piece]) -> dict[str, Array]:
+    """One array for each input, the pieces' rows one below the other."""
+    first = pieces[0].inputs
+    if len(pieces) == 1:
+        return {name: usable(array) for name, array in first.items()}
+    return {name: np.concatenate([piece.inputs[name] for piece in pieces]) for name in first}
+
+
+def usable(array: Array) -> Array:
+    """An array that onnxruntime can read in place: a client's bytes may begin at any address."""
+    return np.require(array, requirements=["C", "A"])
+
+
+def split(outputs: dict[str, Array], rows: Sequence[int]) -> list[dict[str, Array]]:
+    """The pieces' outputs; views into the whole.
+
+    Raises:
+        ValueError: an output has another number of rows than went in.
+    """
+    if len(rows) == 1:
+        return [outputs]
+    total = sum(rows)
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != total:
+            raise ValueError(f"output {name!r} has shape {list(array.shape)} for {total} rows")
+    ends = np.cumsum(rows).tolist()
+    return [
+        {name: array[end - count : end] for name, array in outputs.items()} for count, end in zip(rows, ends, strict=True)
+    ]

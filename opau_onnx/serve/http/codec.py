@@ -1,0 +1,197 @@
+"""From the body of an HTTP request to arrays, and from arrays to the body of its answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opau_onnx.serve.failures import InvalidRequestError
+from opau_onnx.serve.http.messages import InferenceRequest, InferenceResponse, InputTensor, OutputTensor, read, write
+from opau_onnx.serve.service import Answer
+from opau_onnx.serve.tensors import DATATYPES, Array, TensorSpec, elements, known, read_binary, write_binary
+
+UNSUPPORTED = ("classification", "shared_memory_region", "sequence_id", "sequence_start", "sequence_end")
+"""Parameters of the protocol's extensions that would change what is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A request's content.
+
+    Attributes:
+        inputs: by name.
+        outputs: names, None for all.
+        binary: those that are wanted as bytes.
+        binary_default: whether the others are.
+        id: the client's.
+        timeout_us: the client's; None: it gave none.
+    """
+
+    inputs: dict[str, Array]
+    outputs: list[str] | None
+    binary: dict[str, bool]
+    binary_default: bool
+    id: str
+    timeout_us: int | None
+
+
+def decode(body: bytes, header_length: int | None) -> Decoded:
+    """Decode a request's body.
+
+    Args:
+        body: JSON, and binary tensors behind it.
+        header_length: bytes of the JSON; None: all.
+
+    Raises:
+        InvalidRequestError: it is not a request; the message says what was expected.
+    """
+    size = len(body) if header_length is None else header_length
+    if not 0 <= size <= len(body):
+        raise InvalidRequestError(f"Inference-Header-Content-Length is {size}; the body has {len(body)} bytes")
+    view = memoryview(body)
+    request = read(view[:size])
+    inputs = _inputs(request.inputs, view[size:])
+    _supported(request.parameters)
+    binary: dict[str, bool] = {}
+    for output in request.outputs:
+        _supported(output.parameters)
+        if "binary_data" in output.parameters:
+            binary[output.name] = _flag(output.parameters, "binary_data")
+    if len({output.name for output in request.outputs}) != len(request.outputs):
+        raise InvalidRequestError("an output is asked for twice")
+    return Decoded(
+        inputs=inputs,
+        outputs=[output.name for output in request.outputs] or None,
+        binary=binary,
+        binary_default=_flag(request.parameters, "binary_data_output"),
+        id=request.id,
+        timeout_us=_timeout(request),
+    )
+
+
+def decode_raw(body: bytes, expected: Sequence[TensorSpec]) -> Decoded:
+    """A body that is nothing but the bytes of a model's only input: one row of it, where it has a batch axis.
+
+    Raises:
+        InvalidRequestError: the model has more inputs, or the bytes don't make up the input.
+    """
+    if len(expected) != 1:
+        raise InvalidRequestError(f"only a model with one input takes a body without JSON; this has {len(expected)}")
+    spec = expected[0]
+    shape = [1, *spec.shape[1:]] if spec.shape[:1] == (-1,) else list(spec.shape)
+    if shape.count(-1) == 1:  # the one that is left follows from the number of bytes
+        rest = math.prod(size for size in shape if size != -1) * spec.dtype.itemsize
+        shape[shape.index(-1)] = len(body) // rest if rest else 0
+    if -1 in shape:
+        raise InvalidRequestError(f"the shape of {spec} does not follow from a number of bytes; send JSON with it")
+    inputs = {spec.name: read_binary(spec.name, spec.datatype, shape, body)}
+    return Decoded(inputs, None, {}, True, "", None)
+
+
+def encode(answer: Answer, request: Decoded) -> tuple[bytes, int | None]:
+    """(The body of an answer, bytes of its JSON where tensors follow it)."""
+    tensors, behind, finite = [], [], True
+    for spec in answer.outputs:
+        array = answer.arrays[spec.name]
+        tensor = OutputTensor(name=spec.name, shape=list(array.shape), datatype=spec.datatype)
+        if request.binary.get(spec.name, request.binary_default):
+            content = write_binary(array)
+            tensor.parameters = {"binary_data_size": len(content)}
+            behind.append(content)
+        else:
+            values, all_finite = _plain(array)
+            tensor.data, finite = values, finite and all_finite
+        tensors.append(tensor)
+    model = answer.model
+    response = InferenceResponse(model_name=model.name, model_version=model.version, id=request.id, outputs=tensors)
+    head = write(response, finite=finite)
+    if not behind:
+        return head, None
+    return b"".join((head, *behind)), len(head)
+
+
+def _plain(array: Array) -> tuple[list[Any], bool]:
+    """(The values in a flat list, whether all are finite)."""
+    floating = array.dtype in (DATATYPES[name].numpy for name in ("FP16", "FP32", "FP64", "BF16"))
+    finite = not floating or bool(np.isfinite(array).all())
+    if array.dtype == DATATYPES["BF16"].numpy:
+        array = array.astype(np.float32)
+    return array.ravel().tolist(), finite
+
+
+def _inputs(tensors: Sequence[InputTensor], behind: memoryview) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    position = 0
+    for tensor in tensors:
+        if tensor.name in found:
+            raise InvalidRequestError(f"input {tensor.name!r} is there twice")
+        _supported(tensor.parameters)
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            found[tensor.name] = _from_json(tensor)
+            continue
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(behind) - position:
+            raise InvalidRequestError(
+                f"input {tensor.name!r} has binary_data_size {size!r}; {len(behind) - position} bytes are left behind the JSON"
+            )
+        found[tensor.name] = read_binary(tensor.name, tensor.datatype, tensor.shape, behind[position : position + size])
+        position += size
+    if position != len(behind):
+        raise InvalidRequestError(f"{len(behind) - position} bytes behind the JSON belong to no input")
+    return found
+
+
+def _from_json(tensor: InputTensor) -> Array:
+    """The array of an input's values, nested or flat."""
+    kind = known(tensor.name, tensor.datatype)
+    count = elements(tensor.name, tensor.shape)
+    if not isinstance(tensor.data, list):
+        raise InvalidRequestError(f"input {tensor.name!r} has neither a list as its data nor binary_data_size")
+    try:
+        values = np.array(tensor.data)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise InvalidRequestError(f"the data of input {tensor.name!r} is no array: {error}") from None
+    if values.size != count:
+        raise InvalidRequestError(f"input {tensor.name!r} has {values.size} values; its shape {tensor.shape} has {count}")
+    if not count:
+        return np.empty(tensor.shape, kind.numpy)
+    return _converted(tensor.name, values, kind.name, kind.numpy).reshape(tensor.shape)
+
+
+def _converted(name: str, values: Array, datatype: str, dtype: np.dtype[Any]) -> Array:
+    """JSON's numbers as a data type, if it holds them."""
+    floating = datatype in ("FP16", "FP32", "FP64", "BF16")
+    kinds = "b" if datatype == "BOOL" else "iuf" if floating else "iu"
+    if values.dtype.kind not in kinds:
+        words = {"b": "true and false", "iuf": "numbers", "iu": "whole numbers"}[kinds]
+        raise InvalidRequestError(f"input {name!r} is {datatype}; its data must be {words}")
+    with np.errstate(over="ignore"):
+        found = values.astype(dtype)
+    kept = np.isfinite(found) | ~np.isfinite(values) if floating else found == values
+    if not kept.all():
+        raise InvalidRequestError(f"input {name!r} holds a number that {datatype} does not")
+    return found
+
+
+def _supported(parameters: dict[str, Any]) -> None:
+    for name in UNSUPPORTED:
+        if parameters.get(name):
+            raise InvalidRequestError(f"parameter {name!r} is not supported by this server")
+
+
+def _flag(parameters: dict[str, Any], name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"parameter {name!r} is {value!r}; expected true or false")
+    return value
+
+
+def _timeout(request: InferenceRequest) -> int | None:
+    value = request.parameters.get("timeout", 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidRequestError(f"parameter 'timeout' is {value!r}; expected microseconds, a whole number of at least 0")
+    return value or None

@@ -1,0 +1,145 @@
+"""One loaded model: its sessions, its queue, and what it says of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from opau_onnx.errors import LoadError
+from opau_onnx.serve import warming
+from opau_onnx.serve.batches import Runner
+from opau_onnx.serve.config import ModelSettings
+from opau_onnx.serve.failures import InvalidRequestError
+from opau_onnx.serve.queueing import Batcher
+from opau_onnx.serve.sessions import Opened, open_model, runners
+from opau_onnx.serve.statistics import Statistics
+from opau_onnx.serve.tensors import Array, TensorSpec, check_inputs
+
+logger = logging.getLogger("opau_onnx.serve")
+PLATFORM = "onnxruntime_onnx"
+"""Triton's name for ONNX files on onnxruntime, which clients know."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that can serve; made in a thread, since it takes seconds.
+
+    Attributes:
+        buckets: row counts that were warmed up.
+        alone: why each request runs alone; "" where they are batched.
+    """
+
+    settings: ModelSettings
+    opened: Opened
+    runners: tuple[Runner, ...]
+    max_batch_size: int
+    buckets: tuple[int, ...]
+    alone: str
+
+
+def prepare(name: str, settings: ModelSettings) -> Prepared:
+    """Open a model, find out whether it may be batched, and run every bucket once on every session.
+
+    Raises:
+        LoadError: it cannot be read, run or batched as asked.
+        OpauError: what :func:`opau_onnx.create_session` raises.
+    """
+    opened = open_model(settings)
+    largest, alone = warming.batch_size(settings, opened)
+    buckets = warming.buckets(settings, largest)
+    found = runners(settings, opened, buckets)
+    row = warming.shapes(settings, opened.inputs)
+    if row is None:
+        logger.warning("model is not warmed up: axes are open; give input_shapes", extra={"fields": {"model": name}})
+    else:
+        try:
+            if largest and settings.batch_check:
+                why = warming.mixed(found[0], opened, row, largest)
+                if why is not None and settings.max_batch_size is not None:
+                    raise LoadError(
+                        f"max_batch_size is {largest}, but {why}; set it to 0, or batch_check to false where that is meant"
+                    )
+                if why is not None:
+                    largest, alone, buckets = 0, why, ()
+            for runner in set(found):
+                for rows in buckets or (None,):
+                    runner.run(warming.sample(opened.inputs, row, rows))
+        except LoadError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise LoadError(f"{settings.path} cannot be run on inputs of its own shapes {row}: {error}") from None
+    if alone:
+        logger.info("each request runs alone: %s", alone, extra={"fields": {"model": name}})
+    return Prepared(settings, opened, tuple(found), largest, buckets, alone)
+
+
+class ServedModel:
+    """A prepared model with its queue. To be made in the event loop's thread.
+
+    Attributes:
+        name, version: in the protocol.
+        statistics: shared by all that is loaded under this name.
+        batcher: its queue.
+    """
+
+    def __init__(self, name: str, prepared: Prepared, statistics: Statistics) -> None:
+        self.name, self.version, self.prepared = name, prepared.settings.version, prepared
+        self.inputs, self.outputs = prepared.opened.inputs, prepared.opened.outputs
+        self.statistics = statistics
+        self.batcher = Batcher(
+            prepared.runners,
+            max_batch_size=prepared.max_batch_size,
+            max_delay_us=prepared.settings.max_batch_delay_us,
+            max_queue=prepared.settings.max_queue,
+            statistics=statistics,
+            loop=asyncio.get_running_loop(),
+        )
+        self._output_names = {spec.name for spec in self.outputs}
+
+    def check(self, inputs: dict[str, Array], outputs: list[str] | None) -> None:
+        """Whether a request fits.
+
+        Raises:
+            InvalidRequestError: it does not; the message names what is expected.
+        """
+        check_inputs(inputs, self.inputs)
+        if self.prepared.max_batch_size:
+            rows = {name: len(array) for name, array in inputs.items()}
+            if len(set(rows.values())) > 1:
+                raise InvalidRequestError(f"the inputs have different numbers of rows: {rows}")
+            if 0 in rows.values():
+                raise InvalidRequestError("the inputs have no rows; expected at least 1")
+        for name in outputs or ():
+            if name not in self._output_names:
+                raise InvalidRequestError(
+                    f"the model has no output {name!r}; it has {', '.join(map(str, self.outputs))}"
+                )
+
+    def outputs_of(self, names: list[str] | None) -> tuple[TensorSpec, ...]:
+        """Those that were asked for, in that order; all where none were."""
+        if not names:
+            return self.outputs
+        known = {spec.name: spec for spec in self.outputs}
+        return tuple(known[name] for name in names)
+
+    def describe(self) -> dict[str, Any]:
+        """What serves it, for metadata and logs."""
+        opened, prepared = self.prepared.opened, self.prepared
+        found: dict[str, Any] = {
+            "provider": opened.provider,
+            "implementation": opened.implementation,
+            "max_batch_size": prepared.max_batch_size,
+            "max_batch_delay_us": prepared.settings.max_batch_delay_us,
+            "instances": len(prepared.runners),
+            "threads": prepared.settings.threads,
+            "cuda_graph": prepared.settings.cuda_graph,
+            "sha256": opened.sha256,
+        }
+        return {**found, "unbatched_because": prepared.alone} if prepared.alone else found
+
+    async def retire(self) -> None:
+        """Answer what was accepted, then let the sessions go."""
+        await self.batcher.drain()
+        self.batcher.close()

@@ -1,0 +1,265 @@
+"""The queue of one loaded model: requests wait for each other, run together, and are answered one by one.
+
+All of it but the workers' runs happens in the event loop's thread, so nothing is locked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from opau_onnx.serve.batches import Outcome, Piece, Runner, run_batch
+from opau_onnx.serve.failures import DeadlineError, QueueFullError, RequestError, UnavailableError
+from opau_onnx.serve.statistics import Statistics, Times
+from opau_onnx.serve.tensors import Array
+
+Key = tuple[Any, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request in the queue.
+
+    Attributes:
+        future: its outputs, or the error it ended with.
+        results: outputs of the pieces that are done.
+        missing: pieces that are not.
+        times: of the last batch that one of its pieces was in.
+    """
+
+    future: asyncio.Future[dict[str, Array]]
+    key: Key
+    pieces: list[Piece] = field(default_factory=list)
+    results: list[dict[str, Array] | None] = field(default_factory=list)
+    missing: int = 0
+    waiting: int = 0
+    timer: asyncio.TimerHandle | None = None
+    times: Times | None = None
+
+
+@dataclass(slots=True)
+class Group:
+    """Pieces that may run together, oldest first."""
+
+    pieces: deque[Piece] = field(default_factory=deque)
+    rows: int = 0
+
+
+class Batcher:
+    """Merges requests into batches and hands them to workers.
+
+    Args:
+        runners: one for each worker; workers on the CPU share one.
+        max_batch_size: rows of a batch; 0: each request alone, whatever its shape.
+        max_delay_us: how long the oldest piece waits for others while a worker is free.
+        max_queue: requests that may wait.
+        statistics: where it is counted.
+        loop: the event loop, in whose thread all methods are called.
+    """
+
+    def __init__(
+        self,
+        runners: Sequence[Runner],
+        *,
+        max_batch_size: int,
+        max_delay_us: int,
+        max_queue: int,
+        statistics: Statistics,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.max_batch_size, self.max_queue = max_batch_size, max_queue
+        self.statistics, self._loop = statistics, loop
+        self._delay_ns = max_delay_us * 1000
+        self._groups: dict[Key, Group] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle_event = asyncio.Event()
+        self._idle_event.set()
+        self._inboxes: list[SimpleQueue[Sequence[Piece] | None]] = [SimpleQueue() for _ in runners]
+        self._free = list(range(len(runners)))
+        self._open: set[Ticket] = set()
+        self.waiting = 0
+        self._closed = False
+        for number, runner in enumerate(runners):
+            threading.Thread(target=self._work, args=(number, runner), daemon=True, name=f"opau-worker-{number}").start()
+
+    def submit(self, inputs: Mapping[str, Array], deadline: float) -> Ticket:
+        """Queue a request whose inputs were checked.
+
+        Args:
+            inputs: all of them; with batching, the same number of rows in each.
+            deadline: of the event loop's clock.
+
+        Returns:
+            The ticket; who awaits its future and is cancelled must call :meth:`drop`.
+
+        Raises:
+            QueueFullError: as many wait as may.
+            UnavailableError: closed.
+        """
+        if self._closed:
+            raise UnavailableError("the model was unloaded")
+        if self.waiting >= self.max_queue:
+            raise QueueFullError(f"{self.waiting} requests wait for this model already; try again later")
+        ticket = self._ticket(inputs)
+        ticket.timer = self._loop.call_at(deadline, self._expire, ticket)
+        self._open.add(ticket)
+        self._idle_event.clear()
+        self.waiting += 1
+        group = self._groups.setdefault(ticket.key, Group())
+        for piece in ticket.pieces:
+            group.pieces.append(piece)
+            group.rows += piece.rows
+        self._pump()
+        return ticket
+
+    def drop(self, ticket: Ticket, error: RequestError | None = None) -> None:
+        """A request is no longer wanted: what waits of it leaves the queue, what runs is thrown away."""
+        if ticket not in self._open:
+            return
+        if ticket.waiting:
+            group = self._groups[ticket.key]
+            waits = [piece for piece in group.pieces if piece.ticket is ticket]
+            group.pieces = deque(piece for piece in group.pieces if piece.ticket is not ticket)
+            group.rows -= sum(piece.rows for piece in waits)
+            ticket.waiting = 0
+            self.waiting -= 1
+            if not group.pieces:
+                del self._groups[ticket.key]
+        self._end(ticket)
+        if not ticket.future.done():
+            if error is None:
+                ticket.future.cancel()
+            else:
+                ticket.future.set_exception(error)
+
+    async def drain(self) -> None:
+        """Wait until every request has ended."""
+        await self._idle_event.wait()
+
+    def close(self) -> None:
+        """Refuse new requests and end the workers once they are idle; call after :meth:`drain`."""
+        self._closed = True
+        for ticket in list(self._open):
+            self.drop(ticket, UnavailableError("the model was unloaded"))
+        for inbox in self._inboxes:
+            inbox.put(None)
+
+    def _ticket(self, inputs: Mapping[str, Array]) -> Ticket:
+        now = time.perf_counter_ns()
+        key = tuple(array.shape[1:] for array in inputs.values()) if self.max_batch_size else ()
+        ticket = Ticket(self._loop.create_future(), key)
+        parts = list(_parts(inputs, self.max_batch_size))
+        ticket.pieces = [Piece(ticket, i, part, rows, now) for i, (part, rows) in enumerate(parts)]
+        ticket.results = [None] * len(parts)
+        ticket.missing = ticket.waiting = len(parts)
+        return ticket
+
+    def _expire(self, ticket: Ticket) -> None:
+        self.drop(ticket, DeadlineError("the answer was not there in time"))
+
+    def _end(self, ticket: Ticket) -> None:
+        self._open.discard(ticket)
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        if not self._open:
+            self._idle_event.set()
+
+    def _pump(self) -> None:
+        """Give free workers what is due; otherwise come back when the oldest piece is."""
+        while self._free and self._groups:
+            now = time.perf_counter_ns()
+            key = self._due(now)
+            if key is None:
+                self._come_back(now)
+                return
+            self._inboxes[self._free.pop()].put(self._take(key))
+
+    def _due(self, now: int) -> Key | None:
+        """The group that runs next: the one with the oldest piece of those that are full or have waited."""
+        best, oldest = None, now - self._delay_ns
+        for key, group in self._groups.items():
+            queued = group.pieces[0].queued
+            if queued <= oldest:
+                best, oldest = key, queued
+        if best is None:
+            best = next((key for key, group in self._groups.items() if group.rows >= self.max_batch_size), None)
+        return best
+
+    def _come_back(self, now: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        oldest = min(group.pieces[0].queued for group in self._groups.values())
+        self._timer = self._loop.call_later(max(0, oldest + self._delay_ns - now) / 1e9, self._pump)
+
+    def _take(self, key: Key) -> list[Piece]:
+        group, rows = self._groups[key], 0
+        taken: list[Piece] = []
+        while group.pieces and (not taken or rows + group.pieces[0].rows <= self.max_batch_size):
+            piece = group.pieces.popleft()
+            taken.append(piece)
+            rows += piece.rows
+            piece.ticket.waiting -= 1
+            if not piece.ticket.waiting:
+                self.waiting -= 1
+        group.rows -= rows
+        if not group.pieces:
+            del self._groups[key]
+        return taken
+
+    def _work(self, number: int, runner: Runner) -> None:
+        """A worker's thread."""
+        while (batch := self._inboxes[number].get()) is not None:
+            outcome = run_batch(runner, batch)
+            try:
+                self._loop.call_soon_threadsafe(self._finished, number, outcome)
+            except RuntimeError:  # the loop has ended: nobody waits any more
+                return
+
+    def _finished(self, number: int, outcome: Outcome) -> None:
+        self._free.append(number)
+        self._pump()  # the worker first, the answers then
+        self.statistics.batch(outcome.rows, outcome.times)
+        for piece, result in zip(outcome.pieces, outcome.results, strict=True):
+            self._deliver(piece, result, outcome.times)
+
+    def _deliver(self, piece: Piece, result: dict[str, Array] | RequestError, times: Times) -> None:
+        ticket = piece.ticket
+        if ticket not in self._open:  # dropped meanwhile
+            return
+        self.statistics.piece(piece.queued, times)
+        if isinstance(result, RequestError):
+            self.drop(ticket, result)
+            return
+        ticket.results[piece.index] = result
+        ticket.times = times
+        ticket.missing -= 1
+        if not ticket.missing:
+            self._end(ticket)
+            if not ticket.future.done():
+                ticket.future.set_result(_joined(ticket.results))
+
+
+def _parts(inputs: Mapping[str, Array], limit: int) -> Iterable[tuple[dict[str, Array], int]]:
+    """(inputs, rows) of runs that are not larger than allowed."""
+    rows = next((len(array) for array in inputs.values() if array.ndim), 1)
+    if not limit or rows <= limit:
+        yield dict(inputs), rows
+        return
+    for start in range(0, rows, limit):
+        part = {name: array[start : start + limit] for name, array in inputs.items()}
+        yield part, min(limit, rows - start)
+
+
+def _joined(results: Sequence[dict[str, Array] | None]) -> dict[str, Array]:
+    whole = [result for result in results if result is not None]
+    if len(whole) == 1:
+        return whole[0]
+    return {name: np.concatenate([part[name] for part in whole]) for name in whole[0]}

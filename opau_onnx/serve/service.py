@@ -1,0 +1,143 @@
+"""Inference as the protocols see it: one request in, one answer or one error out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from opau_onnx.serve.config import Settings
+from opau_onnx.serve.failures import CancelledError, QueueFullError, RequestError, UnavailableError
+from opau_onnx.serve.model import ServedModel
+from opau_onnx.serve.queueing import Ticket
+from opau_onnx.serve.repository import Repository
+from opau_onnx.serve.tensors import Array, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An inference request, decoded.
+
+    Attributes:
+        model, version: as asked for; an empty version is any.
+        inputs: by name.
+        outputs: names, or None for all.
+        timeout_us: how long the client waits, in microseconds; None: as long as the server lets it.
+        started: when it came, in nanoseconds of ``time.perf_counter_ns``.
+    """
+
+    model: str
+    version: str
+    inputs: dict[str, Array]
+    outputs: list[str] | None
+    timeout_us: int | None
+    started: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outputs, in the order they were asked for, and the model they are from."""
+
+    model: ServedModel
+    outputs: tuple[TensorSpec, ...]
+    arrays: dict[str, Array]
+    ticket: Ticket
+
+
+class Service:
+    """What a server serves.
+
+    Attributes:
+        settings: as it was started.
+        repository: its models.
+        draining: True once it goes down; what was accepted is still answered.
+        pending_bytes: of the requests that are read or wait.
+        refused: requests that ended before a model was found, by kind.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.repository = Repository(settings.models)
+        self.draining = False
+        self.pending_bytes = 0
+        self.refused: dict[str, int] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether load balancers should send requests."""
+        return self.repository.ready and not self.draining
+
+    @contextmanager
+    def held(self, size: int) -> Iterator[None]:
+        """Count a request's bytes while it is read and waits.
+
+        Raises:
+            QueueFullError: too many are counted already.
+        """
+        if self.pending_bytes + size > self.settings.server.max_pending_bytes:
+            raise QueueFullError("the requests that wait for this server fill its memory; try again later")
+        self.pending_bytes += size
+        try:
+            yield
+        finally:
+            self.pending_bytes -= size
+
+    async def infer(self, request: Request) -> Answer:
+        """Answer a request; one whose task is cancelled leaves the queue.
+
+        Raises:
+            RequestError: why it is not answered.
+        """
+        model = None
+        try:
+            model = self.repository.get(request.model, request.version)
+            model.check(request.inputs, request.outputs)
+            ticket = model.batcher.submit(request.inputs, self._deadline(request))
+            try:
+                arrays = await ticket.future
+            except asyncio.CancelledError:
+                model.batcher.drop(ticket)
+                raise
+        except RequestError as error:
+            self._failed(model, error.kind, request.started)
+            raise
+        except asyncio.CancelledError:
+            self._failed(model, CancelledError.kind, request.started)
+            raise
+        rows = sum(piece.rows for piece in ticket.pieces)
+        model.statistics.answered(rows, time.perf_counter_ns() - request.started)
+        return Answer(model, model.outputs_of(request.outputs), arrays, ticket)
+
+    def refuse(self, name: str, kind: str, started: int) -> None:
+        """Count a request that never came to :meth:`infer`: it could not be read or decoded."""
+        model = next((entry.served for entry in self.repository if entry.name == name), None)
+        self._failed(model, kind, started)
+
+    def _failed(self, model: ServedModel | None, kind: str, started: int) -> None:
+        """Count a request that was not answered."""
+        if model is None:
+            self.refused[kind] = self.refused.get(kind, 0) + 1
+        else:
+            model.statistics.failed(kind, time.perf_counter_ns() - started)
+
+    def _deadline(self, request: Request) -> float:
+        limit = self.settings.server.request_timeout_s
+        if request.timeout_us is not None:
+            limit = min(limit, request.timeout_us / 1e6)
+        return asyncio.get_running_loop().time() + limit
+
+    async def shut_down(self) -> None:
+        """Answer what was accepted, for as long as the settings allow, then end.
+
+        Raises:
+            UnavailableError: some requests had to be given up.
+        """
+        self.draining = True
+        try:
+            await asyncio.wait_for(self.repository.drain(), self.settings.server.drain_timeout_s)
+        except TimeoutError:
+            raise UnavailableError("requests were given up: they took longer than drain_timeout_s") from None
+        finally:
+            self.repository.close()
