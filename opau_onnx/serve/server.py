@@ -54,12 +54,12 @@ class Server:
             OpauError: a model cannot run as asked.
         """
         sys.setswitchinterval(SWITCH_INTERVAL)
-        token = security.Token(self._settings.token_file) if self._settings.token_file else None
+        token = security.token(self._settings)
         try:
             if self._settings.http_port >= 0:
                 await self._start_http(token)
             if self._settings.grpc_port >= 0:
-                await self._start_rpc(token)
+                await self._start_rpc()
             await self.service.repository.load_all()
         except BaseException:
             await self.stop(linger=0.0)
@@ -105,8 +105,8 @@ class Server:
         if self._http_task.done():
             self._http_task.result()
 
-    async def _start_rpc(self, token: security.Token | None) -> None:
-        self._rpc = await rpc.start(self.service, self._settings, token)
+    async def _start_rpc(self) -> None:
+        self._rpc = await rpc.start(self.service, self._settings)
         self.grpc_port = self._rpc.port
 
     async def _stop_rpc(self) -> None:

@@ -152,7 +152,7 @@ def _from_json(tensor: InputTensor) -> Array:
     if not isinstance(tensor.data, list):
         raise InvalidRequestError(f"input {tensor.name!r} has neither a list as its data nor binary_data_size")
     try:
-        values = np.array(tensor.data)
+        values = _array(tensor.data)
     except (ValueError, OverflowError, RecursionError) as error:
         raise InvalidRequestError(f"the data of input {tensor.name!r} is no array: {error}") from None
     if values.size != count:
@@ -160,6 +160,15 @@ def _from_json(tensor: InputTensor) -> Array:
     if not count:
         return np.empty(tensor.shape, kind.numpy)
     return _converted(tensor.name, values, kind.name, kind.numpy).reshape(tensor.shape)
+
+
+def _array(data: list[Any]) -> Array:
+    values = np.array(data)
+    if values.dtype.kind == "f":  # numpy's type for whole numbers beside some of 2**63 and more, too
+        exact = np.array(data, object)
+        if all(type(value) is int for value in exact.flat):
+            return exact.astype(np.uint64)
+    return values
 
 
 def _converted(name: str, values: Array, datatype: str, dtype: np.dtype[Any]) -> Array:

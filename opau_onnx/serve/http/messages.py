@@ -78,7 +78,7 @@ def read(content: bytes | memoryview) -> InferenceRequest:
         return _decode(content)
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"the request is not one of the Open Inference Protocol: {error}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _read_with_nan(content, error)
 
 
