@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,40 +40,51 @@ class Prepared:
     alone: str
 
 
-def prepare(name: str, settings: ModelSettings) -> Prepared:
+def prepare(name: str, settings: ModelSettings, stop: threading.Event | None = None) -> Prepared:
     """Open a model, find out whether it may be batched, and run every bucket once on every session.
 
+    Args:
+        name: of the model, for logs.
+        settings: of the model.
+        stop: once it is set, no further batch is run.
+
     Raises:
-        LoadError: it cannot be read, run or batched as asked.
+        LoadError: it cannot be read, run or batched as asked, or was stopped.
         OpauError: what :func:`opau_onnx.create_session` raises.
     """
     opened = open_model(settings)
     largest, alone = warming.batch_size(settings, opened)
     buckets = warming.buckets(settings, largest)
-    found = runners(settings, opened, buckets)
+    found = tuple(runners(settings, opened, buckets))
     row = warming.shapes(settings, opened.inputs)
     if row is None:
         logger.warning("model is not warmed up: axes are open; give input_shapes", extra={"fields": {"model": name}})
     else:
         try:
             if largest and settings.batch_check:
-                why = warming.mixed(found[0], opened, row, largest)
-                if why is not None and settings.max_batch_size is not None:
-                    raise LoadError(
-                        f"max_batch_size is {largest}, but {why}; set it to 0, or batch_check to false where that is meant"
-                    )
-                if why is not None:
-                    largest, alone, buckets = 0, why, ()
-            for runner in set(found):
-                for rows in buckets or (None,):
-                    runner.run(warming.sample(opened.inputs, row, rows))
+                alone = _mixed(settings, found[0], opened, row, largest)
+            if alone:
+                largest, buckets = 0, ()
+            warming.warm(found, opened.inputs, row, buckets, stop)
         except LoadError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise LoadError(f"{settings.path} cannot be run on inputs of its own shapes {row}: {error}") from None
     if alone:
         logger.info("each request runs alone: %s", alone, extra={"fields": {"model": name}})
-    return Prepared(settings, opened, tuple(found), largest, buckets, alone)
+    return Prepared(settings, opened, found, largest, buckets, alone)
+
+
+def _mixed(settings: ModelSettings, runner: Runner, opened: Opened, row: dict[str, tuple[int, ...]], largest: int) -> str:
+    """Why the model must not be batched; "" where it may be.
+
+    Raises:
+        LoadError: it must not, and was asked for.
+    """
+    why = warming.mixed(runner, opened, row, largest)
+    if why is not None and settings.max_batch_size is not None:
+        raise LoadError(f"max_batch_size is {largest}, but {why}; set it to 0, or batch_check to false where that is meant")
+    return why or ""
 
 
 class ServedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -43,6 +44,7 @@ class Repository:
     def __init__(self, models: Mapping[str, ModelSettings]) -> None:
         self._entries = {name: Entry(name, settings) for name, settings in models.items()}
         self._retiring: set[asyncio.Task[None]] = set()
+        self._stopping = threading.Event()
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
@@ -131,7 +133,8 @@ class Repository:
         await asyncio.gather(*self._retiring)
 
     def close(self) -> None:
-        """End all workers; what still waits gets an error."""
+        """End all workers and loads; what still waits gets an error."""
+        self._stopping.set()
         for entry in self:
             if entry.served is not None:
                 entry.served.batcher.close()
@@ -142,7 +145,7 @@ class Repository:
             if entry.served is None:
                 entry.state, entry.reason = "LOADING", ""
             try:
-                prepared = await asyncio.to_thread(prepare, entry.name, entry.settings)
+                prepared = await asyncio.to_thread(prepare, entry.name, entry.settings, self._stopping)
             except BaseException as error:
                 if entry.served is None:
                     entry.state, entry.reason = "UNAVAILABLE", str(error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -88,6 +89,25 @@ def sample(inputs: Sequence[TensorSpec], row: dict[str, tuple[int, ...]], rows: 
         else:
             found[spec.name] = np.zeros(shape, spec.dtype)
     return found
+
+
+def warm(
+    runners: Iterable[Runner],
+    inputs: Sequence[TensorSpec],
+    row: dict[str, tuple[int, ...]],
+    buckets: Sequence[int],
+    stop: threading.Event | None,
+) -> None:
+    """Run every bucket, or the shapes as they are without any, once by each runner.
+
+    Raises:
+        LoadError: it was stopped.
+    """
+    for runner in dict.fromkeys(runners):
+        for rows in buckets or (None,):
+            if stop is not None and stop.is_set():
+                raise LoadError("stopped before every batch size had been run")
+            runner.run(sample(inputs, row, rows))
 
 
 def mixed(runner: Runner, opened: Opened, row: dict[str, tuple[int, ...]], limit: int) -> str | None:

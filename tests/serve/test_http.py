@@ -349,7 +349,8 @@ def test_a_client_that_goes_away_leaves_the_queue(server: Run) -> None:
     for made in sockets:
         made.close()
     until = time.monotonic() + 20
-    while (server.service.repository.get("slow").batcher.waiting or not statistics.errors["cancelled"]) and time.monotonic() < until:
+    batcher = server.service.repository.get("slow").batcher
+    while (batcher.waiting or not statistics.errors["cancelled"]) and time.monotonic() < until:
         time.sleep(0.01)
     assert statistics.errors["cancelled"] - before >= 1
     server.do(server.service.repository.get("slow").batcher.drain())
@@ -497,14 +498,20 @@ def test_metrics(server: Run) -> None:
 )
 def test_any_bytes_are_answered(server: Run, model: str, body: bytes, length: Any, encoding: str | None) -> None:
     headers = {} if length is None else {"Inference_Header_Content_Length": str(length)}
-    status, _, _ = call(server, "POST", f"/v2/models/{model}/infer", body, **headers, **({"Content_Encoding": encoding} if encoding else {}))
-    assert status in (400, 404, 405, 413) or (status, length) == (200, "0") or status == 200
+    headers |= {"Content_Encoding": encoding} if encoding else {}
+    status, _, _ = call(server, "POST", f"/v2/models/{model}/infer", body, **headers)
+    assert status in (200, 400, 404, 405, 413)
     assert call(server, "GET", "/v2/health/live")[0] == 200
 
 
 @pytest.mark.parametrize(
     "raw",
-    [b"\x00\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"POST /v2/models/linear/infer HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: -4\r\n\r\n"],
+    [
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"POST /v2/models/linear/infer HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: -4\r\n\r\n",
+    ],
 )
 def test_what_is_not_http_closes_its_connection_only(server: Run, raw: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.http_port), timeout=10) as connection:

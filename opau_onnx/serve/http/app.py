@@ -15,8 +15,8 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from opau_onnx.serve import reports
-from opau_onnx.serve.failures import InvalidRequestError, RequestError, TooLargeError, UnauthenticatedError
-from opau_onnx.serve.http.bodies import discard_body, headers_of, read_body, respond, room
+from opau_onnx.serve.failures import InvalidRequestError, RequestError, UnauthenticatedError
+from opau_onnx.serve.http.bodies import headers_of, read_body, respond, room
 from opau_onnx.serve.http.infer import Infer
 from opau_onnx.serve.http.messages import Failure
 from opau_onnx.serve.http.openapi import description
@@ -159,8 +159,7 @@ class Guard:
             # With an "app" in its scope, Starlette raises what it would otherwise answer as plain text.
             await self._app({**scope, "app": self._app}, receive, send)
         except RequestError as error:
-            if isinstance(error, TooLargeError):
-                await discard_body(receive)
+            # uvicorn reads and drops what is left of a refused body, so that the client sees the answer and not a reset.
             await _fail(send, error.http, str(error))
         except HTTPException as error:
             await _fail(send, error.status_code, error.detail)

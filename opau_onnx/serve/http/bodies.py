@@ -15,8 +15,6 @@ from opau_onnx.serve.service import Service
 Headers = dict[bytes, bytes]
 _WINDOW = {b"gzip": 31, b"deflate": 15}
 """zlib's wbits."""
-REFUSED_SECONDS = 5.0
-"""How long the rest of a body that is too large is still read: a client that writes does not look at the answer."""
 
 
 class Disconnected(Exception):  # noqa: N818 - not an error
@@ -67,16 +65,6 @@ async def read_body(receive: Receive, headers: Headers, service: Service) -> byt
             raise DeadlineError("the request took too long to arrive") from None
     encoding = headers.get(b"content-encoding", b"identity").lower()
     return body if encoding == b"identity" else _decompressed(body, encoding, limit)
-
-
-async def discard_body(receive: Receive) -> None:
-    """Read what a refused client still sends, for a while, so that it sees the answer and not a reset."""
-    try:
-        async with asyncio.timeout(REFUSED_SECONDS):
-            while (message := await receive())["type"] == "http.request" and message.get("more_body"):
-                pass
-    except TimeoutError:
-        pass
 
 
 async def _rest(receive: Receive, first: bytes, limit: int) -> bytes:
