@@ -1,0 +1,106 @@
+"""What ``opau-loadtest`` prints and writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from opau_onnx.cli.common import console, table
+from opau_onnx.files import replacing
+from opau_onnx.loadtest.result import LoadResult
+from opau_onnx.loadtest.tally import KINDS, RIGHT
+
+
+def write(result: LoadResult, path: Path) -> None:
+    """Write everything as JSON."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
+
+
+def show(result: LoadResult) -> None:
+    """Print what was loaded, how it fared, and every kind of fault with its reasons."""
+    out = console()
+    for line in (_who(result), _how(result), _what(result)):
+        out.print(escape(line), highlight=False, soft_wrap=True)
+    _figures(out, result)
+    _latencies(out, result)
+    _faults(out, result)
+    if result.lookalikes:
+        text = f"{result.lookalikes} of {result.pool} prepared requests have answers within the tolerance of another one's:"
+        out.print(f"[bold yellow]warning:[/] {text} mixing those up would not be seen", highlight=False, soft_wrap=True)
+    if result.stopped:
+        text = f"{result.stopped}; {result.unfinished:,} requests were under way and count nowhere"
+        out.print(f"[bold yellow]stopped:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    out.print("all answers were right" if result.ok else "[bold red]NOT all answers were right[/]", highlight=False)
+
+
+def _who(result: LoadResult) -> str:
+    server = " ".join(str(result.server.get(key, "")) for key in ("name", "version")).strip()
+    versions = ", ".join(map(str, result.model.get("versions", ()) or ()))
+    said = result.model.get("parameters")
+    more = "; ".join(f"{key} {value}" for key, value in said.items()) if isinstance(said, Mapping) else ""
+    version = f" version {versions}" if versions else ""
+    return f"{result.url}: {server or 'a server without a name'}, model {result.model.get('name')}{version}" + (
+        f" ({more})" if more else ""
+    )
+
+
+def _how(result: LoadResult) -> str:
+    settings = result.settings
+    if settings.rate is None:
+        loop = f"closed loop, {settings.lanes} clients"
+    else:
+        loop = f"open loop, {settings.rate:g} requests/s ({settings.arrivals}), at most {settings.lanes} at once"
+    times = f"warm-up {settings.warmup_s:g} s, measured {result.seconds:.2f} s"
+    return f"{loop}; {times}; {result.pool} distinct requests: {result.inputs}"
+
+
+def _what(result: LoadResult) -> str:
+    return f"expected: {result.expected}; tolerance: {result.tolerance}"
+
+
+def _figures(out: Console, result: LoadResult) -> None:
+    rows = table(out, "requests", "right", "requests/s", "rows/s", "sent", "received")
+    counts = f"{result.requests:,}", f"{result.counts.get(RIGHT, 0):,}"
+    rates = f"{result.requests_per_s:,.1f}", f"{result.rows_per_s:,.1f}"
+    rows.add_row(*counts, *rates, _bytes(result.bytes_sent), _bytes(result.bytes_received))
+    out.print()
+    out.print(rows, highlight=False)
+
+
+def _latencies(out: Console, result: LoadResult) -> None:
+    rows = table(out, "milliseconds", *result.latency_ms)
+    since = "sent" if result.send_delay_ms is None else "due"
+    rows.add_row(f"answered, since {since}", *(_number(value) for value in result.latency_ms.values()))
+    if result.send_delay_ms is not None:
+        rows.add_row("sent, since due", *(_number(value) for value in result.send_delay_ms.values()))
+    out.print()
+    out.print(rows, highlight=False)
+    out.print()
+
+
+def _faults(out: Console, result: LoadResult) -> None:
+    for kind, reasons in result.faults.items():
+        measured = result.counts.get(kind, 0)
+        warming = result.warmup_counts.get(kind, 0)
+        count = f"{measured:,}" + (f" (and {warming:,} in the warm-up)" if warming else "")
+        meaning = f" ({KINDS[kind]})" if kind in KINDS else ""
+        out.print(f"[bold red]{escape(kind)}:[/] {count}{meaning}", highlight=False, soft_wrap=True)
+        for reason, times in reasons.items():
+            out.print(f"  {times:,} × {escape(reason or 'without a reason')}", highlight=False, soft_wrap=True)
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.3f}" if value < 100 else f"{value:.0f}"
+
+
+def _bytes(count: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 10_000:
+            return f"{count:,.0f} {unit}"
+        count //= 1024
+    return f"{count:,.0f} GiB"

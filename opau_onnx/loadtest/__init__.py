@@ -1,0 +1,30 @@
+"""Load tests of any server of the Open Inference Protocol (KServe V2), in which every answer is checked.
+
+    result = run("http://127.0.0.1:8000", "lenet", Settings(clients=16, requests=10_000, expect="lenet.onnx"))
+    assert result.ok, result.faults
+
+Data flows from the settings and the server's own description of the model through prepared requests, each with its expected
+answer, to the lanes that send them, and on to the counts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opau_onnx.loadtest.settings import LoadTestError, Settings
+
+if TYPE_CHECKING:
+    from opau_onnx.loadtest.api import run, run_async
+    from opau_onnx.loadtest.result import LoadResult
+
+__all__ = ["LoadResult", "LoadTestError", "Settings", "run", "run_async"]
+
+_WHERE = {"LoadResult": "result", "run": "api", "run_async": "api"}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
