@@ -19,7 +19,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-OWN = ("opau_onnx", "uvicorn", "uvicorn.error")
+OWN = ("opau_onnx",)
 """Loggers that the level is for; from others come warnings and errors only, since their details help nobody here."""
 HEAD = ("timestamp", "level", "logger", "event")
 """Keys of every line."""
@@ -62,6 +62,11 @@ def formatter(format: Literal["text", "json"]) -> logging.Formatter:
     )
 
 
+def access_is_on() -> bool:
+    """Whether :func:`access` writes anything."""
+    return _access.isEnabledFor(logging.DEBUG)
+
+
 def access(protocol: str, model: str, rows: int, status: int | str, ms: float, request_id: str = "") -> None:
     """The line of one request, at level "debug"; where that is off, next to nothing.
 
@@ -73,7 +78,7 @@ def access(protocol: str, model: str, rows: int, status: int | str, ms: float, r
         ms: from its acceptance to its answer.
         request_id: the client's, if it sent one.
     """
-    if not _access.isEnabledFor(logging.DEBUG):
+    if not access_is_on():
         return
     fields = {"protocol": protocol, "model": model, "rows": rows, "status": status, "ms": round(ms, 3)}
     _access.debug("request", extra={"fields": {**fields, "request_id": request_id} if request_id else fields})

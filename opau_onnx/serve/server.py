@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from opau_onnx.errors import LoadError
-from opau_onnx.serve import rpc, security
+from opau_onnx.serve import rpc, security, tracing
 from opau_onnx.serve.config import Settings
 from opau_onnx.serve.failures import UnavailableError
 from opau_onnx.serve.http.app import create_app
+from opau_onnx.serve.observing import Observer
 from opau_onnx.serve.service import Service
 
 logger = logging.getLogger("opau_onnx.serve")
@@ -45,6 +46,7 @@ class Server:
         self._http: _Uvicorn | None = None
         self._http_task: asyncio.Task[None] | None = None
         self._rpc: rpc.RpcServer | None = None
+        self._tracer: tracing.Tracer | None = None
 
     async def start(self) -> None:
         """Listen, then load the models; the server is live at once and ready at the end.
@@ -55,6 +57,7 @@ class Server:
         """
         sys.setswitchinterval(SWITCH_INTERVAL)
         token = security.token(self._settings)
+        self._tracer = tracing.start(self._settings.otlp_endpoint)
         try:
             if self._settings.http_port >= 0:
                 await self._start_http(token)
@@ -83,12 +86,14 @@ class Server:
         if self._http is not None and self._http_task is not None:
             self._http.should_exit = True
             await self._http_task
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
     async def _start_http(self, token: security.Token | None) -> None:
         listener = _listen(self._settings.host, self._settings.http_port)
         self.http_port = listener.getsockname()[1]
         config = uvicorn.Config(
-            create_app(self.service, token),
+            create_app(self.service, token, Observer(self._tracer)),
             http="httptools",
             lifespan="off",
             log_config=None,
@@ -106,7 +111,7 @@ class Server:
             self._http_task.result()
 
     async def _start_rpc(self) -> None:
-        self._rpc = await rpc.start(self.service, self._settings)
+        self._rpc = await rpc.start(self.service, self._settings, self._tracer)
         self.grpc_port = self._rpc.port
 
     async def _stop_rpc(self) -> None:

@@ -45,6 +45,11 @@ class Answer:
     arrays: dict[str, Array]
     ticket: Ticket
 
+    @property
+    def rows(self) -> int:
+        """Of the request."""
+        return sum(piece.rows for piece in self.ticket.pieces)
+
 
 class Service:
     """What a server serves.
@@ -106,9 +111,9 @@ class Service:
         except asyncio.CancelledError:
             self._failed(model, CancelledError.kind, request.started)
             raise
-        rows = sum(piece.rows for piece in ticket.pieces)
-        model.statistics.answered(rows, time.perf_counter_ns() - request.started)
-        return Answer(model, model.outputs_of(request.outputs), arrays, ticket)
+        answer = Answer(model, model.outputs_of(request.outputs), arrays, ticket)
+        model.statistics.answered(answer.rows, time.perf_counter_ns() - request.started)
+        return answer
 
     def refuse(self, name: str, kind: str, started: int) -> None:
         """Count a request that never came to :meth:`infer`: it could not be read or decoded."""

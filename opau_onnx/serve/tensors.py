@@ -56,6 +56,10 @@ DATATYPES: dict[str, DataType] = {
     )
 }
 """By the protocol's name. Its BYTES (strings) is not served."""
+LARGEST_RANK = 64
+"""Axes of numpy's arrays."""
+LARGEST_SIZE = 2**59
+"""Elements of 8 bytes that numpy can count."""
 _BY_ONNX = {f"tensor({t.onnx})": t for t in DATATYPES.values()}
 
 
@@ -128,9 +132,14 @@ def known(name: str, datatype: str) -> DataType:
 
 def elements(name: str, shape: Sequence[int]) -> int:
     """Number of elements of a shape that a client sent."""
+    if len(shape) > LARGEST_RANK:
+        raise InvalidRequestError(f"input {name!r} has {len(shape)} axes; expected {LARGEST_RANK} at most")
     if any(size < 0 for size in shape):
         raise InvalidRequestError(f"input {name!r} has shape {list(shape)}; sizes cannot be negative")
-    return math.prod(shape)
+    count = math.prod(shape)
+    if not count and math.prod(size or 1 for size in shape) >= LARGEST_SIZE:  # numpy multiplies the others, too
+        raise InvalidRequestError(f"input {name!r} has shape {list(shape)}, which is too large even without elements")
+    return count
 
 
 def write_binary(array: Array) -> bytes:

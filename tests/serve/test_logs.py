@@ -165,7 +165,7 @@ def test_the_words_bearer_token_are_no_token(configure: Configure) -> None:
 def test_uvicorn_speaks_the_same_way(configure: Configure) -> None:
     stream = configure()
     uvicorn.Config("an:app", log_config=None, access_log=False)
-    logging.getLogger("uvicorn.error").info("Started server process [%d]", 7, extra={"color_message": "\x1b[1m7"})
+    logging.getLogger("uvicorn.error").warning("Started server process [%d]", 7, extra={"color_message": "\x1b[1m7"})
     (line,) = objects(stream)
     assert (line["event"], line["logger"]) == ("Started server process [7]", "uvicorn.error")
     assert "color_message" not in line

@@ -20,6 +20,7 @@ from opau_onnx.serve.http.bodies import headers_of, read_body, respond, room
 from opau_onnx.serve.http.infer import Infer
 from opau_onnx.serve.http.messages import Failure
 from opau_onnx.serve.http.openapi import description
+from opau_onnx.serve.observing import Observer
 from opau_onnx.serve.security import Token
 from opau_onnx.serve.service import Service
 
@@ -29,20 +30,21 @@ OPEN = ("/v2/health/live", "/v2/health/ready")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(service: Service, token: Token | None = None) -> ASGIApp:
+def create_app(service: Service, token: Token | None = None, observer: Observer | None = None) -> ASGIApp:
     """The application that serves a service.
 
     Args:
         service: its models.
         token: what clients must send as their bearer token; None: nothing.
+        observer: told of every request for inference.
     """
-    return Guard(Router(routes=routes(service), redirect_slashes=False), service, token)
+    return Guard(Router(routes=routes(service, observer or Observer()), redirect_slashes=False), service, token)
 
 
-def routes(service: Service) -> list[Route]:
+def routes(service: Service, observer: Observer) -> list[Route]:
     """The protocol's addresses, the most used one first."""
     endpoints = Endpoints(service)
-    infer = Infer(service)
+    infer = Infer(service, observer)
     found = []
     for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         found.append(Route(f"{prefix}/infer", infer, methods=["POST"]))

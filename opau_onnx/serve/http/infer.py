@@ -6,52 +6,79 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from opau_onnx.serve.failures import InvalidRequestError, RequestError
+from opau_onnx.serve.failures import CancelledError, InvalidRequestError, RequestError
 from opau_onnx.serve.http.bodies import Disconnected, Headers, compressed, headers_of, read_body, respond, room
 from opau_onnx.serve.http.codec import Decoded, decode, decode_raw, encode
-from opau_onnx.serve.service import Request, Service
+from opau_onnx.serve.observing import Observer
+from opau_onnx.serve.service import Answer, Request, Service
 
 HEADER_LENGTH = b"inference-header-content-length"
 WATCH_AFTER = 0.01
 """Seconds of waiting after which it is watched whether the client goes away: most answers are faster than that."""
 
 
+@dataclass(slots=True)
+class Asked:
+    """What is known of a request before it is decoded, and whether it came as far as the service."""
+
+    model: str
+    version: str
+    headers: Headers
+    started: int
+    id: str = ""
+    submitted: bool = False
+
+    @classmethod
+    def of(cls, scope: Scope) -> Asked:
+        """What its address and headers say."""
+        parameters = scope["path_params"]
+        return cls(parameters["model"], parameters.get("version", ""), headers_of(scope), time.perf_counter_ns())
+
+
 class Infer:
     """An ASGI application: the shortest way from a request to its answer."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, observer: Observer) -> None:
+        self._service, self._observer = service, observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a RequestError goes to the caller."""
-        started = time.perf_counter_ns()
-        headers = headers_of(scope)
-        name = scope["path_params"]["model"]
-        version = scope["path_params"].get("version", "")
-        submitted = False
+        asked = Asked.of(scope)
         try:
-            with room(self._service, headers):
-                body = await read_body(receive, headers, self._service)
-                decoded = self._decode(name, version, body, headers)
-                request = Request(name, version, decoded.inputs, decoded.outputs, decoded.timeout_us, started)
-                submitted = True
-                with _watched(receive):
-                    answer = await self._service.infer(request)
-                content, size = encode(answer, decoded)
+            answer, content, size = await self._answer(asked, receive)
         except Disconnected:
+            self._tell(asked, CancelledError("the client went away"))
             return
         except RequestError as error:
-            if not submitted:  # the service counts what was submitted to it
-                self._service.refuse(name, error.kind, started)
+            if not asked.submitted:  # the service counts what was submitted to it
+                self._service.refuse(asked.model, error.kind, asked.started)
+            self._tell(asked, error)
             raise
         extra = [] if size is None else [(HEADER_LENGTH, b"%d" % size)]
-        content, encoding = compressed(content, headers)
+        content, encoding = compressed(content, asked.headers)
         if encoding is not None:
             extra.append((b"content-encoding", encoding))
         await respond(send, 200, b"application/json" if size is None else b"application/octet-stream", content, *extra)
+        self._tell(asked, answer)
+
+    async def _answer(self, asked: Asked, receive: Receive) -> tuple[Answer, bytes, int | None]:
+        """(The answer, its body, bytes of the body's JSON where tensors follow it)."""
+        with room(self._service, asked.headers):
+            body = await read_body(receive, asked.headers, self._service)
+            decoded = self._decode(asked.model, asked.version, body, asked.headers)
+            asked.id = decoded.id
+            request = Request(asked.model, asked.version, decoded.inputs, decoded.outputs, decoded.timeout_us, asked.started)
+            asked.submitted = True
+            with _watched(receive):
+                answer = await self._service.infer(request)
+            return answer, *encode(answer, decoded)
+
+    def _tell(self, asked: Asked, outcome: Answer | RequestError) -> None:
+        self._observer.ended("http", asked.headers, asked.model, asked.version, asked.started, outcome, asked.id)
 
     def _decode(self, name: str, version: str, body: bytes, headers: Headers) -> Decoded:
         value = headers.get(HEADER_LENGTH)

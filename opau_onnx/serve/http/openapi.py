@@ -36,7 +36,7 @@ def description() -> dict[str, Any]:
         operation: dict[str, Any] = {
             "summary": summary,
             "parameters": [*([_MODEL] if "{model}" in path else []), *([_VERSION] if "{version}" in path else []), *also],
-            "responses": {"200": {"description": "Answered.", "content": _json(answer)}, "default": failed},
+            "responses": {"200": {"description": "Answered.", **_content(answer)}, "default": failed},
         }
         if body is not None:
             operation["requestBody"] = {"content": _json(body)}
@@ -53,14 +53,19 @@ def description() -> dict[str, Any]:
         add("post", f"{prefix}/infer", "Inference.", body=request, answer=response, also=(_HEADER,))
     add("get", "/v2/models/stats", "The statistics of all models.")
     add("post", "/v2/repository/index", "The models by name, with their states.", body=_OBJECT, answer={"type": "array"})
-    add("post", "/v2/repository/models/{model}/load", "Load a model, or swap it for what its file holds now.", body=_OBJECT)
-    add("post", "/v2/repository/models/{model}/unload", "Stop serving a model.", body=_OBJECT)
+    control = "/v2/repository/models/{model}"
+    add("post", f"{control}/load", "Load a model, or swap it for what its file holds now.", body=_OBJECT, answer=None)
+    add("post", f"{control}/unload", "Stop serving a model.", body=_OBJECT, answer=None)
     return {
         "openapi": "3.1.0",
         "info": {"title": "opau-serve: Open Inference Protocol", "version": __version__},
         "paths": paths,
         "components": {"schemas": components},
     }
+
+
+def _content(schema: Any) -> dict[str, Any]:
+    return {} if schema is None else {"content": _json(schema)}
 
 
 def _json(schema: Any) -> dict[str, Any]:
