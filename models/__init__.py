@@ -15,8 +15,14 @@ from opau_onnx.errors import LoadError
 if TYPE_CHECKING:
     from torch import nn
 
-ARCHITECTURES: dict[str, str] = {"lenet": "opau_onnx.models.lenet:LeNet"}
-"""Architecture name -> ``module:class``. Its arguments must be JSON data, since checkpoints hold them."""
+ARCHITECTURES: dict[str, str] = {
+    "lenet": "opau_onnx.models.lenet:LeNet",
+    "preact_resnet18": "opau_onnx.models.preact_resnet:preact_resnet18",
+    "preact_resnet34": "opau_onnx.models.preact_resnet:preact_resnet34",
+    "mobilenet_v2": "opau_onnx.models.mobilenet_v2:MobileNetV2",
+    "efficientnet_b0": "opau_onnx.models.efficientnet:EfficientNetB0",
+}
+"""Architecture name -> ``module:class`` (or a function). Its arguments must be JSON data, since checkpoints hold them."""
 
 
 def create(architecture: str, **arguments: Any) -> nn.Module:
@@ -24,7 +30,7 @@ def create(architecture: str, **arguments: Any) -> nn.Module:
 
     Args:
         architecture: a key of :data:`ARCHITECTURES`.
-        arguments: of its class.
+        arguments: of its class: ``activation``, ``classes``, ``channels`` of all of them.
 
     Raises:
         LoadError: an unknown architecture, an argument that it does not take or lacks, or a value it does not know.

@@ -22,17 +22,18 @@ SHIPPED = ("hp1", "hp2", "relu")
 CARDS = [MODELS / f"lenet_{name}_fashion_mnist.json" for name in SHIPPED]
 
 
+@pytest.mark.parametrize("form", [{}, {"channels": 3, "size": 32}])
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_lenet_shapes(name: str) -> None:
-    model = models.create("lenet", activation=name)
-    images = torch.randn(3, 1, 28, 28)
+def test_lenet_shapes(name: str, form: dict[str, int]) -> None:
+    model = models.create("lenet", activation=name, **form)
+    images = torch.randn(3, form.get("channels", 1), *[form.get("size", 28)] * 2)
     logits = model(images)
     assert logits.shape == (3, 10)
     logits.square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("name", "own"), [("relu", 0), ("hp1", 40), ("hp2", 40), ("pau_a", 40)])
+@pytest.mark.parametrize(("name", "own"), [("relu", 0), ("prelu", 4), ("hp1", 40), ("hp2", 40), ("pau_a", 40)])
 def test_each_layer_has_an_activation_of_its_own(name: str, own: int) -> None:
     model = models.create("lenet", activation=name)
     assert sum(p.numel() for p in model.parameters()) == 61706 + own
@@ -55,6 +56,12 @@ def test_names_mean_what_they_say(name: str, basis: str, form: str) -> None:
     [
         ("alexnet", {}, "unknown architecture 'alexnet'; expected one of lenet"),
         ("lenet", {"activation": "hp3"}, "unknown activation 'hp3'; expected one of relu, .*hp1"),
+        ("efficientnet_b0", {"activation": "swoosh"}, "unknown activation 'swoosh'; expected one of relu, .*silu"),
+        ("lenet", {"size": 30}, "size is 30; LeNet-5 takes images of 28x28 or 32x32 pixels"),
+        ("lenet", {"channels": 0}, "channels is 0; expected a whole number of at least 1"),
+        ("preact_resnet18", {"classes": 10.0}, "classes is 10.0; expected a whole number of at least 1"),
+        ("mobilenet_v2", {"classes": True}, "classes is True; expected"),
+        ("efficientnet_b0", {"channels": -3}, "channels is -3; expected"),
         ("lenet", {"depth": 3}, "unexpected keyword argument 'depth'; it is made with .*activation"),
     ],
 )

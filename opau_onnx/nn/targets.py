@@ -26,9 +26,14 @@ def _gelu(x: Array) -> Array:
     return np.asarray(x * ndtr(x))
 
 
-def _eis(x: Array) -> Array:
-    """EIS with alpha 1, beta 1, gamma 1, delta 0: x softplus(x) / sqrt(1 + x^2) (arXiv 2009.13501, abstract)."""
-    return np.asarray(x * _softplus(x) / np.sqrt(1.0 + x * x))
+def tanhsoft(x: Any, tanh: Function, softplus: Function) -> Any:
+    """TanhSoft with alpha 0.87, beta 0, delta 1 (arXiv 2009.03863, abstract), in the arrays that the two functions take."""
+    return tanh(0.87 * x) * softplus(x)
+
+
+def eis(x: Any, sqrt: Function, softplus: Function) -> Any:
+    """EIS with alpha 1, beta 1, gamma 1, delta 0: x softplus(x) / sqrt(1 + x^2) (arXiv 2009.13501, abstract), likewise."""
+    return x * softplus(x) / sqrt(1.0 + x * x)
 
 
 TARGETS: dict[str, Function] = {
@@ -42,8 +47,7 @@ TARGETS: dict[str, Function] = {
     "mish": lambda x: x * np.tanh(_softplus(x)),
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
-    # TanhSoft with alpha 0.87, beta 0, delta 1 (arXiv 2009.03863, abstract).
-    "tanhsoft": lambda x: np.tanh(0.87 * x) * _softplus(x),
-    "eis": _eis,
+    "tanhsoft": lambda x: tanhsoft(x, np.tanh, _softplus),
+    "eis": lambda x: eis(x, np.sqrt, _softplus),
 }
 """Name -> function. `silu` is also known as Swish; `leaky_relu` has slope 0.01, `prelu` starts at 0.25."""
