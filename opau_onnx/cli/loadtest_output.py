@@ -42,7 +42,7 @@ def _who(result: LoadResult) -> str:
     server = " ".join(str(result.server.get(key, "")) for key in ("name", "version")).strip()
     versions = ", ".join(map(str, result.model.get("versions", ()) or ()))
     said = result.model.get("parameters")
-    more = "; ".join(f"{key} {value}" for key, value in said.items()) if isinstance(said, Mapping) else ""
+    more = "; ".join(f"{key} {value}" for key, value in sorted(said.items())) if isinstance(said, Mapping) else ""
     version = f" version {versions}" if versions else ""
     return f"{result.url}: {server or 'a server without a name'}, model {result.model.get('name')}{version}" + (
         f" ({more})" if more else ""

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from opau_onnx.loadtest.arrivals import Metronome, gaps
 from opau_onnx.loadtest.judge import Judge, Request
 from opau_onnx.loadtest.lane import Client, Lane
 from opau_onnx.loadtest.settings import Settings
-from opau_onnx.loadtest.tally import RIGHT, TIMED_OUT, UNREACHABLE, Tally
+from opau_onnx.loadtest.tally import RIGHT, TIMED_OUT, UNREACHABLE, WRONG, Tally
 
 RETRY_S = 0.1
 """A client that could not connect waits so long."""
@@ -34,7 +35,7 @@ class Engine:
         self.warmup, self.measured = Tally(), Tally()
         self.stopped, self.unfinished = "", 0
         self._client, self._pool, self._settings, self._progress = client, pool, settings, progress
-        self._check = Judge(client.read, pool).check
+        self._judge = Judge(client.read, pool)
         self._tally = self.warmup
         self._lanes: list[Lane] = []
         self._free: list[Lane] = []
@@ -202,6 +203,14 @@ class Engine:
         else:
             self._free.append(lane)
             self._end_if_idle()
+
+    def _check(self, request: Request, content: Any) -> tuple[str, str]:
+        try:
+            return self._judge.check(request, content)
+        except Exception as error:  # a fault of ours ends the test: it must not look like one of the server's
+            if not self._done.done():
+                self._done.set_exception(error)
+            return WRONG, ""
 
     # What is looked at now and then.
 

@@ -74,6 +74,8 @@ class GrpcLane(Lane):
         except grpc.aio.AioRpcError as error:
             now = time.perf_counter()
             kind, reason = outcome(error)
+        except Exception as error:  # of grpc itself
+            now, kind, reason = time.perf_counter(), type(error).__name__, str(error)
         else:
             now, received = time.perf_counter(), len(content)
             kind, reason = self.check(request, content)

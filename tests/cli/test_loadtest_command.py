@@ -33,7 +33,7 @@ def test_all_right(tmp_path: Path) -> None:
     with threaded(FakeHttp()) as server:
         done = run(server.url, "--model", "twice", *QUICK, "--rows", "1-4", "--json", report)
     assert done.exit_code == 0, done.output
-    assert "fake 0, model twice version 1 (provider FakeProvider; implementation kernel)" in done.output
+    assert "fake 0, model twice version 1 (implementation kernel; provider FakeProvider)" in done.output
     assert "closed loop, 4 clients" in done.output
     assert "what it always gets wrong is not seen" in done.output
     assert done.output.rstrip().endswith("all answers were right")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from opau_onnx.loadtest.tally import LOST, REFUSED, RIGHT, TIMED_OUT, WRONG
 from tests.loadtest.fakes import FakeGrpc, FakeHttp, Proxy
 
 POOL, REQUESTS, SPOILED = 8, 40, 20
-QUICK = Settings(clients=4, requests=REQUESTS, warmup_s=0, pool=POOL, rows=(1, 3), timeout_s=0.5)
+QUICK = Settings(clients=4, requests=REQUESTS, warmup_s=0, pool=POOL, rows=(1, 3))
+IMPATIENT = replace(QUICK, timeout_s=1.0)
 """The pool's own answers come first; then the request after SPOILED others gets what it gets."""
 
 
@@ -61,7 +63,7 @@ HTTP = {
 @pytest.mark.parametrize("act", HTTP)
 def test_each_fault_over_http_counts_as_what_it_is(act: str) -> None:
     kind, reason = HTTP[act]
-    result = load(FakeHttp(once(act)))
+    result = load(FakeHttp(once(act)), IMPATIENT if act == "never" else QUICK)
     assert not result.ok
     assert result.counts == {RIGHT: REQUESTS - 1, kind: 1}
     ((found, count),) = result.faults[kind].items()
@@ -95,7 +97,7 @@ GRPC = {
 @pytest.mark.parametrize("act", GRPC)
 def test_each_fault_over_grpc_counts_as_what_it_is(act: str) -> None:
     kind, reason = GRPC[act]
-    result = load(FakeGrpc(once(act)))
+    result = load(FakeGrpc(once(act)), IMPATIENT if act == "never" else QUICK)
     assert result.counts == {RIGHT: REQUESTS - 1, kind: 1}
     ((found, count),) = result.faults[kind].items()
     assert reason in found

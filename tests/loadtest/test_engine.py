@@ -11,11 +11,26 @@ import pytest
 from opau_onnx.loadtest import LoadResult, Settings, run_async
 from opau_onnx.loadtest.arrivals import gaps
 from opau_onnx.loadtest.engine import Engine
+from opau_onnx.loadtest.judge import Judge
 from opau_onnx.loadtest.tally import LOST, RIGHT, TIMED_OUT, UNREACHABLE
 from tests.loadtest.fakes import FakeGrpc, FakeHttp
 from tests.loadtest.test_answers import load
 
 POOL = 4
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """Those that run."""
+    found: list[Engine] = []
+    run = Engine.run
+
+    async def remembered(self: Engine) -> None:
+        found.append(self)
+        await run(self)
+
+    monkeypatch.setattr(Engine, "run", remembered)
+    return found
 
 
 @pytest.mark.parametrize("fake", [FakeHttp, FakeGrpc])
@@ -92,7 +107,7 @@ def test_a_server_that_stalls_is_seen_by_all_that_arrive_meanwhile() -> None:
 
 
 def test_a_request_that_waits_too_long_is_timed_out_unsent() -> None:
-    settings = Settings(rate=100, clients=1, requests=30, warmup_s=0, pool=POOL, timeout_s=0.3)
+    settings = Settings(rate=100, clients=1, requests=30, warmup_s=0, pool=POOL, timeout_s=1.0)
     server = FakeHttp(lambda n: "never" if n >= POOL else "right")
     result = load(server, settings)
     assert result.counts == {TIMED_OUT: 30}
@@ -113,27 +128,31 @@ def test_arrivals() -> None:
 
 
 @pytest.mark.parametrize("fake", [FakeHttp, FakeGrpc])
-def test_a_server_that_goes_and_comes_back(fake: Any) -> None:
+def test_a_server_that_goes_and_comes_back(fake: Any, engines: list[Engine]) -> None:
     """What is under way is lost, who comes meanwhile cannot connect, and then all is well again."""
 
-    async def inside() -> tuple[LoadResult, int]:
+    async def inside() -> LoadResult:
         server = fake()
         async with AsyncExitStack() as first:
             await first.enter_async_context(server.running())
-            settings = Settings(clients=3, seconds=2.0, warmup_s=0, pool=POOL)
+            settings = Settings(clients=3, seconds=60, warmup_s=0, pool=POOL)
             task = asyncio.create_task(run_async(server.url, settings=settings))
             while server.seen < POOL + 20:
                 await asyncio.sleep(0.01)
-        await asyncio.sleep(0.3)
+        while engines[0].measured.counts[UNREACHABLE] < 3:
+            await asyncio.sleep(0.01)
         before = server.seen
         async with server.running():
-            return await task, server.seen - before
+            while server.seen < before + 20 and not task.done():
+                await asyncio.sleep(0.01)
+            engines[0].stop("seen enough")
+            return await task
 
-    result, after = asyncio.run(inside())
-    assert after > 20
+    result = asyncio.run(inside())
+    assert result.stopped == "seen enough"
     assert result.counts[UNREACHABLE] >= 3
     assert set(result.counts) <= {RIGHT, LOST, UNREACHABLE, "CANCELLED", "UNAVAILABLE"}
-    assert not result.stopped
+    assert result.counts[RIGHT] >= 30
 
 
 def test_a_server_that_does_not_come_back() -> None:
@@ -154,17 +173,19 @@ def test_a_server_that_does_not_come_back() -> None:
 
 
 @pytest.mark.parametrize("fake", [FakeHttp, FakeGrpc])
+def test_a_fault_of_the_load_test_itself_is_not_the_servers(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(self: Judge, request: Any, content: Any) -> Any:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(Judge, "check", check)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        load(fake(), Settings(clients=2, requests=10, warmup_s=0, pool=POOL))
+
+
+@pytest.mark.parametrize("fake", [FakeHttp, FakeGrpc])
 @pytest.mark.parametrize("rate", [None, 300.0])
-def test_stopping(fake: Any, rate: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping(fake: Any, rate: float | None, engines: list[Engine]) -> None:
     """What was measured so far is the result; what is under way counts nowhere."""
-    engines: list[Engine] = []
-    run = Engine.run
-
-    async def remembered(self: Engine) -> None:
-        engines.append(self)
-        await run(self)
-
-    monkeypatch.setattr(Engine, "run", remembered)
 
     def act(number: int) -> str:
         if number == POOL + 50:

@@ -11,8 +11,9 @@ import pytest
 
 from opau_onnx.errors import LoadError
 from opau_onnx.loadtest import LoadTestError, Settings
+from opau_onnx.loadtest import inputs as inputs_module
 from opau_onnx.loadtest.answers import Model
-from opau_onnx.loadtest.inputs import POOL_BYTES, make_pool
+from opau_onnx.loadtest.inputs import make_pool
 from opau_onnx.serve.tensors import DATATYPES, TensorSpec
 
 
@@ -51,11 +52,12 @@ def test_the_seed_decides() -> None:
     assert not np.array_equal(one[0].inputs["x"], one[1].inputs["x"])
 
 
-def test_the_pools_size() -> None:
+def test_the_pools_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs_module, "POOL_BYTES", 2**20)
     assert len(make_pool(IMAGES, Settings()).questions) == 64
     assert len(make_pool(IMAGES, Settings(clients=100)).questions) == 100
-    large = make_pool(model(("x", "FP32", (-1, 2**24))), Settings())
-    assert sum(q.nbytes for q in large.questions) <= POOL_BYTES
+    assert len(make_pool(model(("x", "FP32", (-1, 2**14))), Settings(rows=(1, 3))).questions) == 8
+    assert len(make_pool(model(("x", "FP32", (-1, 2**20))), Settings()).questions) == 1
     assert len(make_pool(model(("x", "FP32", (-1, 2**20))), Settings(pool=3)).questions) == 3
 
 
