@@ -18,6 +18,7 @@ from opau_onnx.serve import rpc, security, tracing
 from opau_onnx.serve.config import Settings
 from opau_onnx.serve.failures import UnavailableError
 from opau_onnx.serve.http.app import create_app
+from opau_onnx.serve.http.protocol import Protocol
 from opau_onnx.serve.observing import Observer
 from opau_onnx.serve.service import Service
 
@@ -94,7 +95,7 @@ class Server:
         self.http_port = listener.getsockname()[1]
         config = uvicorn.Config(
             create_app(self.service, token, Observer(self._tracer)),
-            http="httptools",
+            http=Protocol,
             lifespan="off",
             log_config=None,
             access_log=False,
