@@ -114,7 +114,7 @@ def ray(
     max_batch_size: _Size = None,
     max_batch_delay_us: _Delay = None,
     instances: Annotated[
-        int | None, _option("Workers of a replica [--num-cpus on the CPU, one on a GPU].", _RUNNING, min=1)
+        int | None, _option("Workers of a replica [as many as --num-cpus; one on a GPU].", _RUNNING, min=1)
     ] = None,
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="Record a CUDA graph for each batch size.", rich_help_panel=_RUNNING)
@@ -128,8 +128,12 @@ def ray(
     num_gpus: Annotated[
         float | None, _option("Reserved for each replica; 0.5: two on one GPU [1 on cuda].", _RUNNING, min=0)
     ] = None,
-    max_ongoing_requests: Annotated[int, _option("That a replica has at once [256].", _RUNNING, min=1)] = 256,
-    max_queued_requests: Annotated[int, _option("That wait at each proxy; more are refused [1024].", _RUNNING, min=1)] = 1024,
+    max_ongoing_requests: Annotated[
+        int | None, _option("That a replica has at once [what its queues hold].", _RUNNING, min=1)
+    ] = None,
+    max_queued_requests: Annotated[
+        int | None, _option("That wait at each proxy; more are refused [1024].", _RUNNING, min=1)
+    ] = None,
     host: Annotated[str, _option("Where the HTTP proxies listen [127.0.0.1].", _PLACES)] = "127.0.0.1",
     http_port: Annotated[int, _option("[8000]", _PLACES, min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, _option("[9000]", _PLACES, min=1, max=65535)] = 9000,

@@ -45,10 +45,10 @@ class Options:
         replicas: how many; None: 1, where they don't scale.
         autoscale: the fewest and the most replicas, by load.
         target_ongoing_requests: for each replica, what Ray scales for; None: the largest batch.
-        num_cpus: reserved for each replica; on the CPU it has as many workers unless ``serving`` has "instances".
+        num_cpus: reserved for each replica, which on the CPU has as many workers unless ``serving`` has "instances".
         num_gpus: reserved for each replica; None: 1 on the device "cuda". Parts of one are possible.
-        max_ongoing_requests: that a replica has at once; less than a batch would leave its batches small.
-        max_queued_requests: that wait for a replica at each proxy; more are refused.
+        max_ongoing_requests: that a replica has at once; None: what its queues hold, which then refuse the rest.
+        max_queued_requests: that wait for a replica at each proxy; more are refused. None: as the application says.
         host: where the HTTP proxies listen.
         http_port, grpc_port: of the proxies.
         models_path: the folder with the models on Ray's machines; None: where they lie here.
@@ -62,8 +62,8 @@ class Options:
     target_ongoing_requests: float | None = None
     num_cpus: float = 1.0
     num_gpus: float | None = None
-    max_ongoing_requests: int = 256
-    max_queued_requests: int = 1024
+    max_ongoing_requests: int | None = None
+    max_queued_requests: int | None = None
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 9000
@@ -122,20 +122,17 @@ def ray_config(model_files: Sequence[str | Path], options: Options) -> dict[str,
     """
     device, gpus = _reserved(options)
     serving = {**options.serving, "device": device}
-    if device == "cpu":
-        # By default one worker for each core of the machine, and every replica there would think so.
-        serving.setdefault("instances", max(1, int(options.num_cpus)))
     if serving.get("cuda_graph") and device != "cuda":
         raise DeployError("cuda_graph is given for the device 'cpu'; choose 'cuda'")
     paths = [Path(file) for file in model_files]
     found = settings(paths, models=serving)
     for path in paths:
         _readable(path)
+    limits = {"max_ongoing_requests": options.max_ongoing_requests, "max_queued_requests": options.max_queued_requests}
     deployment = {
         "name": DEPLOYMENT,
         **_scale(options, serving),
-        "max_ongoing_requests": options.max_ongoing_requests,
-        "max_queued_requests": options.max_queued_requests,
+        **{name: limit for name, limit in limits.items() if limit is not None},
         "ray_actor_options": {"num_cpus": options.num_cpus, "num_gpus": gpus},
     }
     application = {
@@ -175,7 +172,7 @@ def _scale(options: Options, serving: Mapping[str, Any]) -> dict[str, Any]:
         raise DeployError("replicas and autoscale exclude each other")
     fewest, most = options.autoscale
     target = options.target_ongoing_requests or serving.get("max_batch_size") or DEFAULT_MAX_BATCH_SIZE
-    if target > options.max_ongoing_requests:
+    if options.max_ongoing_requests is not None and target > options.max_ongoing_requests:
         raise DeployError(
             f"target_ongoing_requests is {target:g}, more than max_ongoing_requests, {options.max_ongoing_requests}"
         )

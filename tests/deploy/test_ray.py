@@ -37,7 +37,7 @@ def test_on_the_cpu(model: Path, tmp_path: Path) -> None:
     assert result.checked.startswith("checked with the schema of Ray")
     application = result.config["applications"][0]
     assert application["args"] == {
-        "models": {"m": str(model), "other": str(other)}, "max_batch_size": 16, "device": "cpu", "instances": 2,
+        "models": {"m": str(model), "other": str(other)}, "max_batch_size": 16, "device": "cpu",
     }  # fmt: skip
     assert application["import_path"] == "opau_onnx.serve.ray:app"
     assert application["route_prefix"] == "/"
@@ -63,10 +63,20 @@ def test_the_serving_options_are_those_of_the_server(model: Path, tmp_path: Path
     assert settings([model], models=tables).models["m"].cuda_graph
 
 
+def test_the_application_takes_its_arguments(model: Path) -> None:
+    from opau_onnx.serve.ray.settings import DEPLOYMENT, arguments
+
+    config = ray_config([model], Options(num_gpus=1, serving={"max_batch_size": 8, "instances": 2, "cuda_graph": True}))
+    found = arguments(config["applications"][0]["args"]).settings.models["m"]
+    assert (found.path, found.device, found.max_batch_size, found.instances) == (str(model), "cuda", 8, 2)
+    assert deployment(config)["name"] == DEPLOYMENT
+
+
 def test_by_load(model: Path, tmp_path: Path) -> None:
     config = deploy_ray([model], tmp_path / "c.yaml", Options(autoscale=(1, 4), device="cuda")).config
     assert deployment(config)["autoscaling_config"] == {"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 32}
     assert "num_replicas" not in deployment(config)
+    assert "max_ongoing_requests" not in deployment(config)  # the application says it
     assert deployment(config)["ray_actor_options"]["num_gpus"] == 1.0
     with pytest.raises(DeployError, match=r"max_replicas \(1\) must be greater"):
         deploy_ray([model], tmp_path / "d.yaml", Options(autoscale=(4, 1)))
@@ -88,10 +98,10 @@ def test_models_elsewhere(model: Path) -> None:
         (Options(serving={"cuda_graph": True}), "for the device 'cpu'"),
         (Options(replicas=2, autoscale=(1, 2)), "exclude each other"),
         (Options(target_ongoing_requests=4), "give autoscale"),
-        (Options(autoscale=(1, 2), target_ongoing_requests=500), "more than max_ongoing_requests"),
+        (Options(autoscale=(1, 2), max_ongoing_requests=9), "target_ongoing_requests is 32, more than max_ongoing_requests"),
         (Options(models_path="models"), "absolute path"),
         (Options(replicas=0), "Ray .* refuses this config: .*num_replicas"),
-        (Options(max_queued_requests=0), "max_queued_requests"),
+        (Options(max_queued_requests=0), "refuses this config: .*max_queued_requests"),
     ],
 )
 def test_options_that_contradict_each_other(options: Options, message: str, model: Path, tmp_path: Path) -> None:
