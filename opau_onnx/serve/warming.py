@@ -74,8 +74,12 @@ def shapes(settings: ModelSettings, inputs: Sequence[TensorSpec]) -> dict[str, t
             raise LoadError(f"input_shapes has {name!r}; the model's inputs are {', '.join(known)}")
         if not known[name].fits(given):
             raise LoadError(f"input_shapes has {list(given)} for {known[name]}")
-    found = {spec.name: settings.input_shapes.get(spec.name, (1, *spec.shape[1:]) if spec.shape else ()) for spec in inputs}
+    found = {spec.name: settings.input_shapes.get(spec.name) or _one_row(spec.shape) for spec in inputs}
     return None if any(size < 0 for shape in found.values() for size in shape) else found
+
+
+def _one_row(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1, *shape[1:]) if shape[:1] == (-1,) else shape
 
 
 def sample(inputs: Sequence[TensorSpec], row: dict[str, tuple[int, ...]], rows: int | None) -> dict[str, Array]:
