@@ -1,0 +1,133 @@
+"""``ModelInfer`` and ``ModelStreamInfer``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+
+from opau_onnx.serve.failures import CancelledError, RequestError, UnavailableError
+from opau_onnx.serve.rpc.codec import decode, encode, parse
+from opau_onnx.serve.rpc.errors import fail, status
+from opau_onnx.serve.rpc.gate import Gate
+from opau_onnx.serve.service import Answer, Service
+
+if TYPE_CHECKING:
+    from opau_onnx.serve.tracing import Tracer
+
+STREAM_DEPTH = 64
+"""Requests of one stream that are read before the first of them is answered."""
+
+
+class Infer:
+    """Inference calls; they take bytes, so that a request's size is known.
+
+    Args:
+        service: answers.
+        gate: counts the calls.
+        tracer: records traces; None: there are none.
+    """
+
+    def __init__(self, service: Service, gate: Gate, tracer: Tracer | None = None) -> None:
+        self._service, self._gate, self._tracer = service, gate, tracer
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def call(self, raw: bytes, context: Any) -> Any:
+        """Answer one request with a ``ModelInferResponse``."""
+        self._gate.enter(context)
+        try:
+            return await self._answer(raw, context)
+        except Exception as error:
+            await fail(context, error)
+
+    async def stream(self, requests: Any, context: Any) -> None:
+        """Answer the requests of a stream, in their order; many of them are in the queue at the same time."""
+        self._gate.enter(context)
+        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
+        slots = asyncio.Semaphore(STREAM_DEPTH)
+        running: set[asyncio.Task[Any]] = set()
+        reader = asyncio.get_running_loop().create_task(self._read(context, answers, slots, running))
+        self._readers.add(reader)
+        if self._gate.closed:
+            reader.cancel()
+        try:
+            while (task := await answers.get()) is not None:
+                await context.write(await task)
+                slots.release()
+            await asyncio.wait([reader])
+        finally:
+            self._readers.discard(reader)
+            for task in (reader, *running):
+                task.cancel()
+        if reader.cancelled():
+            await fail(context, UnavailableError("the server is going down; what it had read was answered"))
+        reader.result()
+
+    def end_streams(self) -> None:
+        """Read no more, once the gate is closed; what was read is answered."""
+        for reader in self._readers:
+            reader.cancel()
+
+    async def _read(
+        self,
+        context: Any,
+        answers: asyncio.Queue[asyncio.Task[Any] | None],
+        slots: asyncio.Semaphore,
+        running: set[asyncio.Task[Any]],
+    ) -> None:
+        try:
+            while True:
+                await slots.acquire()
+                raw = await context.read()
+                if raw is grpc.aio.EOF:
+                    return
+                task = asyncio.get_running_loop().create_task(self._streamed(raw, context))
+                running.add(task)
+                task.add_done_callback(running.discard)
+                answers.put_nowait(task)
+        finally:
+            answers.put_nowait(None)
+
+    async def _streamed(self, raw: bytes, context: Any) -> Any:
+        """The ``ModelStreamInferResponse`` to a request; an error ends that request alone."""
+        try:
+            answer = await self._answer(raw, context)
+            answer.parameters["triton_final_response"].bool_param = True  # each request has one answer
+            return pb.ModelStreamInferResponse(infer_response=answer)
+        except Exception as error:
+            code, message = status(error)
+            return pb.ModelStreamInferResponse(error_message=f"[{code.name}] {message}")
+
+    async def _answer(self, raw: bytes, context: Any) -> Any:
+        started = time.perf_counter_ns()
+        message = request = None
+        try:
+            with self._service.held(len(raw)):
+                message = parse(pb.ModelInferRequest, raw)
+                request = decode(message, _remaining_us(context), started)
+                answer = await self._service.infer(request)
+                response = encode(answer, message.id)
+        except RequestError as error:
+            if request is None:  # the service counts what was submitted to it
+                self._service.refuse(message.model_name if message is not None else "", error.kind, started)
+            self._trace(context, message, started, error)
+            raise
+        except asyncio.CancelledError:
+            self._trace(context, message, started, CancelledError("the client went away"))
+            raise
+        self._trace(context, message, started, answer)
+        return response
+
+    def _trace(self, context: Any, message: Any, started: int, outcome: Answer | RequestError) -> None:
+        if self._tracer is not None and message is not None:
+            metadata = dict(context.invocation_metadata())
+            self._tracer.record("grpc", metadata, message.model_name, message.model_version, started, outcome)
+
+
+def _remaining_us(context: Any) -> int | None:
+    """How long the call may still take, in microseconds; None where its client set no deadline."""
+    seconds = context.time_remaining()
+    return None if seconds is None else int(seconds * 1e6)

@@ -1,0 +1,109 @@
+"""The gRPC server: where it listens, its limits, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from opau_onnx.errors import LoadError
+from opau_onnx.serve import security
+from opau_onnx.serve.config import ServerSettings
+from opau_onnx.serve.rpc.control import Control
+from opau_onnx.serve.rpc.gate import Gate
+from opau_onnx.serve.rpc.infer import Infer
+from opau_onnx.serve.rpc.methods import Methods
+from opau_onnx.serve.service import Service
+
+if TYPE_CHECKING:
+    from opau_onnx.serve.tracing import Tracer
+
+TELL_SECONDS = 0.1
+"""In which clients hear that their connections end; what they call then goes elsewhere."""
+STOP_SECONDS = 0.5
+"""For calls that are still on their way then."""
+
+
+@dataclass(frozen=True)
+class RpcServer:
+    """A gRPC server that runs.
+
+    Attributes:
+        port: where it listens.
+    """
+
+    port: int
+    _server: Any
+    _gate: Gate
+    _infer: Infer
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new calls with UNAVAILABLE, and end once those that were accepted have ended.
+
+        Args:
+            grace: seconds after which they are cancelled.
+        """
+        self._gate.close()
+        self._infer.end_streams()
+        await self._gate.emptied(grace)
+        stopping = asyncio.create_task(self._server.stop(None if self._gate.active else STOP_SECONDS))
+        await asyncio.sleep(TELL_SECONDS)
+        self._gate.release()
+        await stopping
+
+
+async def start(service: Service, settings: ServerSettings, tracer: Tracer | None = None) -> RpcServer:
+    """Start to listen, in the running event loop.
+
+    Args:
+        service: what is served.
+        settings: of the server.
+        tracer: records traces; None: there are none.
+
+    Raises:
+        LoadError: the address cannot be listened on, or a file of the token or of TLS cannot be used.
+    """
+    gate = Gate()
+    infer = Infer(service, gate, tracer)
+    server = grpc.aio.server(options=options(settings))
+    server.add_generic_rpc_handlers([Methods(gate, infer, Control(service), security.token(settings))])
+    port = _listen(server, settings)
+    await server.start()
+    return RpcServer(port, server, gate, infer)
+
+
+def options(settings: ServerSettings) -> list[tuple[str, int]]:
+    """The server's options, by gRPC's names."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),  # a second server on this port would get a part of the requests
+    ]
+
+
+def _listen(server: Any, settings: ServerSettings) -> int:
+    host, port = settings.host, settings.grpc_port
+    credentials = security.server_credentials(settings)
+    _probe(host, port)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if credentials is None:
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, credentials))
+    except RuntimeError as error:
+        raise LoadError(f"gRPC cannot listen on {address}: {error}") from None
+
+
+def _probe(host: str, port: int) -> None:
+    """Bind and let go: gRPC does not say why it cannot."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        why = error.strerror or error
+        raise LoadError(f"gRPC cannot listen on {host}, port {port}: {why}; choose another with --grpc-port") from None

@@ -1,0 +1,408 @@
+"""The Open Inference Protocol over gRPC, end to end: every call, data type and status, with tritonclient and by hand."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import ml_dtypes
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.utils import InferenceServerException
+
+from opau_onnx import __version__
+from opau_onnx.serve.rpc.codec import CONTENTS
+from opau_onnx.serve.rpc.methods import SERVICE as DESCRIPTION
+from opau_onnx.serve.tensors import DATATYPES
+from tests.serve import nets
+from tests.serve.conftest import Run, Running
+from tests.serve.rpc_server import SERVICE, array, client, fails, message, models, stub, tensor
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def folder(tables: dict[str, Any]) -> Path:
+    return tables["linear"].parent
+
+
+@pytest.fixture(scope="module")
+def server(running: Running, tables: dict[str, Any]) -> Run:
+    return running(tables, http_port=-1, max_request_bytes=1_000_000)
+
+
+@pytest.fixture(scope="module")
+def call(server: Run) -> Iterator[Any]:
+    with stub(server) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def official(server: Run) -> Iterator[triton.InferenceServerClient]:
+    with client(server) as made:
+        yield made
+
+
+X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+
+
+def test_inference(official: triton.InferenceServerClient) -> None:
+    result = official.infer("linear", [tensor("x", X)], request_id="abc")
+    np.testing.assert_allclose(result.as_numpy("y"), 2 * X + 1, rtol=1e-6)
+    answer = result.get_response()
+    assert (answer.id, answer.model_name, answer.model_version) == ("abc", "linear", "1")
+
+
+def test_aio(server: Run) -> None:
+    async def ask() -> Any:
+        async with triton_aio.InferenceServerClient(server.grpc) as made:
+            assert await made.is_model_ready("linear")
+            return await made.infer("linear", [tensor("x", X)], model_version="1", client_timeout=60)
+
+    np.testing.assert_allclose(server.do(ask()).as_numpy("y"), 2 * X + 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compressed_requests(official: triton.InferenceServerClient, algorithm: str) -> None:
+    result = official.infer("linear", [tensor("x", X)], compression_algorithm=algorithm)
+    np.testing.assert_allclose(result.as_numpy("y"), 2 * X + 1, rtol=1e-6)
+
+
+def test_nan_and_infinities_are_data(call: Any) -> None:
+    x = np.array([[np.nan, np.inf, -np.inf, 0]], np.float32)
+    np.testing.assert_array_equal(array(call("ModelInfer", message("linear", x))), 2 * x + 1)
+
+
+def example(datatype: str) -> np.ndarray:
+    dtype = DATATYPES[datatype].numpy
+    if datatype == "BOOL":
+        return np.array([[True, False, True]])
+    if datatype in ("FP16", "FP32", "FP64", "BF16"):
+        return np.array([[1.5, np.nan, -np.inf]]).astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.array([[limits.min, limits.max, 1]], dtype)
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_every_data_type_as_bytes(call: Any, datatype: str) -> None:
+    x = example(datatype)
+    answer = call("ModelInfer", message(datatype, x, datatype))
+    got = array(answer)
+    assert answer.outputs[0].datatype == datatype
+    assert not answer.outputs[0].HasField("contents")
+    assert (got.dtype, got.shape, got.tobytes()) == (x.dtype, x.shape, x.tobytes())
+
+
+@pytest.mark.parametrize("datatype", CONTENTS)
+def test_every_data_type_in_typed_contents(call: Any, datatype: str) -> None:
+    x = example(datatype)
+    request = pb.ModelInferRequest(model_name=datatype)
+    request.inputs.add(name="x", datatype=datatype, shape=x.shape)
+    getattr(request.inputs[0].contents, CONTENTS[datatype]).extend(x.ravel().tolist())
+    np.testing.assert_array_equal(array(call("ModelInfer", request)), x)
+
+
+def test_bfloat16_by_tritonclient(official: triton.InferenceServerClient) -> None:
+    x = np.array([[1.5, -2, 3]], ml_dtypes.bfloat16)
+    got = official.infer("BF16", [tensor("x", x, "BF16")]).as_numpy("y")
+    np.testing.assert_array_equal(got.astype(np.float32), x.astype(np.float32))
+
+
+def test_bytes_that_are_no_bool_count_as_true(call: Any) -> None:
+    request = message("BOOL", np.array([[0, 2, 255]], np.uint8), "BOOL")
+    np.testing.assert_array_equal(array(call("ModelInfer", request)), [[False, True, True]])
+
+
+def test_two_inputs_and_outputs_in_the_order_they_are_asked_for(official: triton.InferenceServerClient) -> None:
+    a, b = np.ones((2, 2), np.float32), np.arange(6, dtype=np.float32).reshape(2, 3)
+    inputs = [tensor("b", b), tensor("a", a)]
+    result = official.infer("pair", inputs)
+    np.testing.assert_array_equal(result.as_numpy("sum"), 2 * a)
+    np.testing.assert_array_equal(result.as_numpy("negative"), -b)
+    asked = [triton.InferRequestedOutput(name) for name in ("negative", "sum")]
+    assert [o.name for o in official.infer("pair", inputs, outputs=asked).get_response().outputs] == ["negative", "sum"]
+    alone = official.infer("pair", inputs, outputs=asked[:1]).get_response()
+    assert ([o.name for o in alone.outputs], len(alone.raw_output_contents)) == (["negative"], 1)
+
+
+def test_more_rows_than_a_batch_has(official: triton.InferenceServerClient) -> None:
+    x = np.arange(400, dtype=np.float32).reshape(100, 4)
+    np.testing.assert_array_equal(official.infer("linear", [tensor("x", x)]).as_numpy("y"), 2 * x + 1)
+    rows = np.arange(70, dtype=np.float32)
+    np.testing.assert_array_equal(official.infer("scalar", [tensor("x", rows)]).as_numpy("y"), rows)
+
+
+def test_parameters_that_change_nothing(official: triton.InferenceServerClient) -> None:
+    more = {"priority": 3, "timeout": 10_000_000, "parameters": {"mine": 1, "flag": True, "text": "a", "number": 0.5}}
+    official.infer("linear", [tensor("x", X)], **more)
+    official.infer("linear", [tensor("x", X)], timeout=0)
+
+
+def parameter(name: str, **value: Any) -> dict[str, Any]:
+    return {"parameters": {name: pb.InferParameter(**value)}}
+
+
+def with_input(**more: Any) -> Any:
+    """A request to pair whose second input has this in it."""
+    request = message("pair", np.ones((1, 2), np.float32), name="a")
+    request.inputs.add(**{"name": "b", "datatype": "FP32", "shape": [1, 1], **more})
+    request.raw_input_contents.append(np.ones(1, np.float32).tobytes())
+    return request
+
+
+def typed(datatype: str, shape: list[int], model: str = "linear", **contents: list) -> Any:
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name="x", datatype=datatype, shape=shape, contents=pb.InferTensorContents(**contents))
+    return request
+
+
+def asking(*names: str, **more: Any) -> Any:
+    outputs = [pb.ModelInferRequest.InferRequestedOutputTensor(name=name, **more) for name in names]
+    return message("linear", ROW, outputs=outputs)
+
+
+ROW = np.ones((1, 4), np.float32)
+FAILURES: list[tuple[Any, str, str]] = [
+    (message("nobody", ROW), "NOT_FOUND", "there is no model 'nobody'; this server has BOOL"),
+    (message("linear", ROW, model_version="7"), "NOT_FOUND", "no version '7'; it has version '1'"),
+    (message("asleep", ROW), "UNAVAILABLE", "model 'asleep' is unavailable: not loaded"),
+    (message("linear", ROW[:, :3]), "INVALID_ARGUMENT", "input 'x' has shape [1, 3]; expected [-1, 4]"),
+    (message("linear", ROW[0]), "INVALID_ARGUMENT", "has shape [4]; expected [-1, 4]"),
+    (message("linear", ROW[:0]), "INVALID_ARGUMENT", "no rows"),
+    (message("linear", ROW.astype(np.float64), "FP64"), "INVALID_ARGUMENT", "input 'x' is FP64; expected FP32"),
+    (message("linear", ROW, "BYTES"), "INVALID_ARGUMENT", "datatype 'BYTES'; expected one of BOOL, UINT8"),
+    (message("linear", ROW, "FP64"), "INVALID_ARGUMENT", "has 16 bytes; FP64 of shape [1, 4] has 32"),
+    (message("linear", ROW, name="X"), "INVALID_ARGUMENT", "input 'x' is missing; expected x: FP32 [-1, 4]"),
+    (with_input(name="a"), "INVALID_ARGUMENT", "input 'a' is there twice"),
+    (with_input(name="c"), "INVALID_ARGUMENT", "input 'b' is missing"),
+    (with_input(contents=pb.InferTensorContents()), "INVALID_ARGUMENT", "contents beside raw_input_contents"),
+    (with_input(**parameter("shared_memory_region", string_param="r")), "INVALID_ARGUMENT", "'shared_memory_region'"),
+    (message("linear", ROW, **parameter("sequence_id", int64_param=3)), "INVALID_ARGUMENT", "'sequence_id' is not supported"),
+    (message("linear", ROW, **parameter("sequence_id", string_param="s")), "INVALID_ARGUMENT", "'sequence_id'"),
+    (message("linear", ROW, **parameter("timeout", string_param="s")), "INVALID_ARGUMENT", "'timeout' is 's'; expected micro"),
+    (message("linear", ROW, **parameter("timeout", int64_param=-1)), "INVALID_ARGUMENT", "'timeout' is -1; expected"),
+    (message("linear", ROW, **parameter("timeout")), "INVALID_ARGUMENT", "'timeout' is None; expected"),
+    (asking("z"), "INVALID_ARGUMENT", "the model has no output 'z'; it has y: FP32 [-1, 4]"),
+    (asking("y", "y"), "INVALID_ARGUMENT", "an output is asked for twice"),
+    (asking("y", **parameter("classification", int64_param=2)), "INVALID_ARGUMENT", "'classification' is not supported"),
+    (pb.ModelInferRequest(model_name="linear"), "INVALID_ARGUMENT", "input 'x' is missing"),
+    (pb.ModelInferRequest(model_name="linear", raw_input_contents=[b""]), "INVALID_ARGUMENT", "1 tensors for 0 inputs"),
+    (typed("FP32", [1, 4], fp32_contents=[1, 2, 3]), "INVALID_ARGUMENT", "3 values in fp32_contents; its shape [1, 4] has 4"),
+    (typed("FP32", [1, 4]), "INVALID_ARGUMENT", "0 values in fp32_contents"),
+    (typed("FP32", [1, 1], fp64_contents=[1]), "INVALID_ARGUMENT", "is FP32, and has fp64_contents; expected fp32_contents"),
+    (typed("FP16", [1, 1], fp32_contents=[1]), "INVALID_ARGUMENT", "FP16, which has no typed contents"),
+    (typed("INT8", [1, 3], "INT8", int_contents=[1, 2, 128]), "INVALID_ARGUMENT", "holds a number that INT8 does not"),
+    (typed("UINT16", [1, 3], "UINT16", uint_contents=[1, 2, 65536]), "INVALID_ARGUMENT", "holds a number that UINT16 does not"),
+    (typed("FP32", [-1, 4]), "INVALID_ARGUMENT", "sizes cannot be negative"),
+    (typed("FP32", [1] * 65), "INVALID_ARGUMENT", "has 65 axes; expected 64 at most"),
+    (typed("FP32", [0, 2**62, 2**62]), "INVALID_ARGUMENT", "too large even without elements"),
+    (typed("FP32", [2**62, 2**62]), "INVALID_ARGUMENT", "0 values"),
+    (message("gather", np.array([7]), "INT64", "i"), "INTERNAL", "the model could not be run on this input"),
+    (b"\xff\xff\xff", "INVALID_ARGUMENT", "the request is no inference.ModelInferRequest"),
+    (b"", "NOT_FOUND", "no model ''"),
+    (message("ü" * 5000, ROW), "NOT_FOUND", "ü..."),
+    (message("n" * 9000, ROW), "NOT_FOUND", "nn..."),
+]
+
+
+@pytest.mark.parametrize("number", range(len(FAILURES)))
+def test_failures(call: Any, number: int) -> None:
+    request, code, text = FAILURES[number]
+    with fails(code, text):
+        call("ModelInfer", request)
+
+
+def test_different_rows_in_the_inputs(call: Any) -> None:
+    request = with_input(shape=[2, 1])
+    request.raw_input_contents[1] = np.ones(2, np.float32).tobytes()
+    with fails("INVALID_ARGUMENT", "different numbers of rows: {'a': 1, 'b': 2}"):
+        call("ModelInfer", request)
+
+
+def test_too_large(call: Any, server: Run) -> None:
+    fitting = np.zeros((62_000, 4), np.float32)
+    assert array(call("ModelInfer", message("linear", fitting))).shape == fitting.shape
+    with fails("RESOURCE_EXHAUSTED", "larger than max"):
+        call("ModelInfer", message("linear", np.zeros((63_000, 4), np.float32)))
+    with fails("RESOURCE_EXHAUSTED", "Decompressed message larger than max"):
+        call("ModelInfer", b"\0" * 5_000_000, compression=grpc.Compression.Gzip)
+    assert server.service.pending_bytes == 0
+
+
+def test_too_many_bytes_at_once(running: Running, folder: Path) -> None:
+    server = running({"linear": folder / "linear.onnx"}, http_port=-1, max_pending_bytes=100)
+    with stub(server) as call:
+        call("ModelInfer", message("linear", ROW))
+        with fails("RESOURCE_EXHAUSTED", "fill its memory; try again later"):
+            call("ModelInfer", message("linear", X))
+    assert server.service.refused == {"queue_full": 1}
+    server.stop()
+
+
+def test_what_is_refused_is_counted(call: Any, server: Run) -> None:
+    statistics = server.service.repository.get("linear").statistics
+    before = statistics.errors["invalid"]
+    for request in (message("linear", ROW, "BYTES"), message("linear", ROW[0])):
+        with fails("INVALID_ARGUMENT"):
+            call("ModelInfer", request)
+    assert statistics.errors["invalid"] == before + 2
+
+
+def test_health(official: triton.InferenceServerClient) -> None:
+    assert official.is_server_live()
+    assert official.is_model_ready("linear", "1")
+    assert not official.is_model_ready("asleep")
+    with pytest.raises(InferenceServerException, match=r"NOT_FOUND.*no model 'nobody'"):
+        official.is_model_ready("nobody")
+
+
+def test_metadata(official: triton.InferenceServerClient) -> None:
+    about = official.get_server_metadata()
+    assert (about.name, about.version) == ("opau-onnx", __version__)
+    assert {"model_repository", "statistics", "model_configuration"} <= set(about.extensions)
+    found = official.get_model_metadata("pair")
+    assert (found.name, list(found.versions), found.platform) == ("pair", ["1"], "onnxruntime_onnx")
+    inputs = [(t.name, t.datatype, list(t.shape)) for t in found.inputs]
+    assert inputs == [("a", "FP32", [-1, 2]), ("b", "FP32", [-1, -1])]
+    assert [t.name for t in found.outputs] == ["sum", "negative"]
+
+
+@pytest.mark.parametrize("method", ["ModelReady", "ModelMetadata"])
+def test_what_runs_the_model_is_in_the_initial_metadata(call: Any, method: str) -> None:
+    request = getattr(pb, f"{method}Request")(name="linear")
+    _, made = call.channel.unary_unary(SERVICE + method).with_call(request.SerializeToString())
+    found = dict(made.initial_metadata())
+    assert (found["opau-provider"], found["opau-implementation"]) == ("CPUExecutionProvider", "none")
+
+
+def test_configuration(official: triton.InferenceServerClient, folder: Path) -> None:
+    found = official.get_model_config("pair").config
+    assert (found.name, found.backend, found.platform, found.max_batch_size) == ("pair", "onnxruntime", "onnxruntime_onnx", 32)
+    assert [(t.name, list(t.dims)) for t in found.input] == [("a", [2]), ("b", [-1])]
+    assert found.dynamic_batching.max_queue_delay_microseconds == 500
+    assert found.parameters["provider"].string_value == "CPUExecutionProvider"
+    assert found.parameters["implementation"].string_value == "none"
+    assert re.fullmatch("[0-9a-f]{64}", found.parameters["sha256"].string_value)
+    assert str(folder) not in str(found)
+    alone = official.get_model_config("fixed").config
+    assert (alone.max_batch_size, [list(t.dims) for t in alone.input]) == (0, [[1, 3]])
+    assert "is fixed" in alone.parameters["unbatched_because"].string_value
+
+
+def test_statistics(call: Any, official: triton.InferenceServerClient) -> None:
+    def one() -> Any:
+        return official.get_inference_statistics("UINT8", "1").model_stats[0]
+
+    before = one()
+    for rows in (1, 1, 3):
+        call("ModelInfer", message("UINT8", np.zeros((rows, 3), np.uint8), "UINT8"))
+    with fails("INVALID_ARGUMENT"):
+        call("ModelInfer", message("UINT8", np.zeros((1, 4), np.uint8), "UINT8"))
+    found = one()
+    assert (found.name, found.version) == ("UINT8", "1")
+    assert found.inference_count - before.inference_count == 5
+    assert found.execution_count - before.execution_count == 3
+    assert found.inference_stats.success.count - before.inference_stats.success.count == 3
+    assert found.inference_stats.fail.count - before.inference_stats.fail.count == 1
+    assert {1, 3} <= {batch.batch_size for batch in found.batch_stats}
+    assert 0 < found.inference_stats.compute_infer.ns < found.inference_stats.success.ns
+    assert found.last_inference > 1_700_000_000_000
+    assert "linear" in {stats.name for stats in official.get_inference_statistics().model_stats}
+    with pytest.raises(InferenceServerException, match=r"NOT_FOUND.*no version '9'"):
+        official.get_inference_statistics("UINT8", "9")
+
+
+def test_repository(call: Any, official: triton.InferenceServerClient) -> None:
+    def states() -> dict[str, tuple[str, str]]:
+        return {model.name: (model.state, model.reason) for model in official.get_model_repository_index().models}
+
+    assert states()["asleep"] == ("UNAVAILABLE", "not loaded")
+    official.load_model("asleep")
+    assert states()["asleep"] == ("READY", "")
+    official.infer("asleep", [tensor("x", X)])
+    official.unload_model("asleep", unload_dependents=True)
+    assert states()["asleep"] == ("UNAVAILABLE", "unloaded")
+    with pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+        official.infer("asleep", [tensor("x", X)])
+    ready = call("RepositoryIndex", pb.RepositoryIndexRequest(ready=True), pb.RepositoryIndexResponse).models
+    assert {model.name for model in ready} == set(states()) - {"asleep"}
+
+
+def test_the_server_is_ready_once_what_it_should_load_is(official: triton.InferenceServerClient) -> None:
+    assert official.is_server_ready()
+    official.unload_model("INT8")
+    assert not official.is_server_ready()
+    official.load_model("INT8")
+    assert official.is_server_ready()
+
+
+def test_no_path_or_content_from_a_client_is_opened(official: triton.InferenceServerClient, folder: Path) -> None:
+    for more in ({"config": '{"backend":"python"}'}, {"config": "{}", "files": {"file:1/model.onnx": b"x"}}):
+        with pytest.raises(InferenceServerException, match=r"INVALID_ARGUMENT.*send no parameters"):
+            official.load_model("linear", **more)
+    for name in ("../linear", "/etc/passwd", "linear.onnx", ""):
+        with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+            official.load_model(name)
+        with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+            official.unload_model(name)
+
+
+def test_another_repository(call: Any) -> None:
+    for method in ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"):
+        request, kind = getattr(pb, f"{method}Request"), getattr(pb, f"{method}Response")
+        with fails("INVALID_ARGUMENT", "no repository 'other'"):
+            call(method, request(repository_name="other"), kind)
+
+
+def test_a_file_that_cannot_be_loaded_leaves_the_old_model(running: Running, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    shutil.copy(folder / "linear.onnx", path)
+    server = running({"m": path}, http_port=-1)
+    with client(server) as made:
+        nets.linear(path, slope=5)
+        made.load_model("m")
+        np.testing.assert_allclose(made.infer("m", [tensor("x", X)]).as_numpy("y"), 5 * X + 1, rtol=1e-6)
+        path.write_bytes(b"not a model")
+        with pytest.raises(InferenceServerException, match=r"INVALID_ARGUMENT.*cannot be loaded"):
+            made.load_model("m")
+        np.testing.assert_allclose(made.infer("m", [tensor("x", X)]).as_numpy("y"), 5 * X + 1, rtol=1e-6)
+    server.stop()
+
+
+OTHERS = [m.name for m in DESCRIPTION.methods if re.match("SystemShared|CudaShared|Trace|Log", m.name)]
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_calls_that_are_not_served_say_so(call: Any, method: str) -> None:
+    with fails("UNIMPLEMENTED", f"{method} is not served: "):
+        call(method, b"")
+
+
+def test_a_call_that_the_protocol_does_not_have(call: Any) -> None:
+    assert len(OTHERS) == 8
+    with fails("UNIMPLEMENTED", "Method not found"):
+        call("ModelGuess", b"")
+
+
+def test_a_fault_of_the_server_is_told_without_its_message(
+    call: Any, server: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(server.service.repository.get("linear"), "check", broken)
+    with fails("INTERNAL", "the server failed: ZeroDivisionError"):
+        call("ModelInfer", message("linear", ROW))
+    assert "secret" in caplog.text
+    monkeypatch.undo()
+    call("ModelInfer", message("linear", ROW))

@@ -1,0 +1,159 @@
+"""Who is let in: the token and TLS, over gRPC and HTTP, and the files that they are read from."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.utils import InferenceServerException
+
+from opau_onnx.errors import LoadError
+from opau_onnx.serve.config import ServerSettings
+from opau_onnx.serve.security import LONGEST_TOKEN, Token, server_credentials, token, uvicorn_tls
+from tests.serve import nets
+from tests.serve.certificates import pair
+from tests.serve.conftest import Running
+from tests.serve.rpc_server import client, fails, message, stub, tensor
+
+ROW = np.ones((1, 4), np.float32)
+
+
+@pytest.mark.parametrize("content", [b"s3cret", b"s3cret\n", b" s3cret \r\nsecond line\n"])
+def test_the_first_line_is_the_token(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "token").write_bytes(content)
+    made = Token(tmp_path / "token")
+    for right in ("Bearer s3cret", "bearer s3cret", "BEARER  s3cret "):
+        assert made.allows(right)
+    for wrong in ("", "s3cret", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "Bearer sécret"):
+        assert not made.allows(wrong)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "is empty"),
+        (b"\n\nsecond", "is empty"),
+        (b"two words\n", "is no token"),
+        ("schlüssel".encode(), "is no token"),
+        (b"x" * (LONGEST_TOKEN + 1), "is no token"),
+    ],
+)
+def test_a_file_that_holds_no_token(tmp_path: Path, content: bytes, why: str) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(LoadError, match=why):
+        token(ServerSettings(token_file=str(tmp_path / "token")))
+
+
+def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(LoadError, match="cannot be read: "):
+            Token(path)
+    assert token(ServerSettings()) is None
+
+
+def test_the_token_over_grpc(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    server = running({"m": nets.linear(tmp_path / "m.onnx")}, http_port=-1, token_file=str(tmp_path / "token"))
+    with client(server) as made:
+        assert made.is_server_live()
+        assert made.is_server_ready()
+        for headers in (None, {"authorization": "Bearer wrong"}, {"authorization": "s3cret"}):
+            with pytest.raises(InferenceServerException, match=r"UNAUTHENTICATED.*authorization: Bearer TOKEN"):
+                made.infer("m", [tensor("x", ROW)], headers=headers)
+            with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+                made.load_model("m", headers=headers)
+        right = {"authorization": "Bearer s3cret"}
+        assert made.infer("m", [tensor("x", ROW)], headers=right).as_numpy("y").tolist() == [[3.0] * 4]
+        assert made.get_server_metadata(headers=right).name == "opau-onnx"
+    with stub(server) as call, fails("UNAUTHENTICATED"):
+        call("SystemSharedMemoryStatus", b"", pb.SystemSharedMemoryStatusResponse)
+    with stub(server) as call:
+        answers = call.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([]), timeout=30)
+        with fails("UNAUTHENTICATED"):
+            list(answers)
+    server.stop()
+
+
+def test_tls_over_both_protocols(running: Running, tmp_path: Path) -> None:
+    ours, other = pair(tmp_path, "server"), pair(tmp_path, "other")
+    server = running({"m": nets.linear(tmp_path / "m.onnx")}, tls_cert=str(ours.cert), tls_key=str(ours.key))
+    with client(server, ssl=True, root_certificates=str(ours.cert)) as made:
+        assert made.infer("m", [tensor("x", ROW)]).as_numpy("y").tolist() == [[3.0] * 4]
+    for wrong in ({"ssl": True, "root_certificates": str(other.cert)}, {}):
+        with client(server, **wrong) as made, pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+            made.get_server_metadata(client_timeout=20)
+    assert https(server.http_port, ssl.create_default_context(cafile=str(ours.cert))) == 200
+    with pytest.raises(ssl.SSLCertVerificationError):
+        https(server.http_port, ssl.create_default_context(cafile=str(other.cert)))
+    server.stop()
+
+
+def test_only_clients_with_a_certificate(running: Running, tmp_path: Path) -> None:
+    ours, theirs, other = (pair(tmp_path, name) for name in ("server", "client", "other"))
+    files = {"tls_cert": str(ours.cert), "tls_key": str(ours.key), "tls_client_ca": str(theirs.cert)}
+    server = running({"m": nets.linear(tmp_path / "m.onnx")}, **files)
+    trust = {"ssl": True, "root_certificates": str(ours.cert)}
+    with client(server, **trust, private_key=str(theirs.key), certificate_chain=str(theirs.cert)) as made:
+        assert made.is_model_ready("m")
+    for more in ({}, {"private_key": str(other.key), "certificate_chain": str(other.cert)}):
+        with client(server, **trust, **more) as made, pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+            made.get_server_metadata(client_timeout=20)
+    context = ssl.create_default_context(cafile=str(ours.cert))
+    with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
+        https(server.http_port, context)
+    context.load_cert_chain(theirs.cert, theirs.key)
+    assert https(server.http_port, context) == 200
+    server.stop()
+
+
+def https(port: int | None, context: ssl.SSLContext) -> int:
+    connection = http.client.HTTPSConnection("localhost", port, timeout=20, context=context)
+    try:
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_no_tls_without_files() -> None:
+    assert uvicorn_tls(ServerSettings()) == {}
+    assert server_credentials(ServerSettings()) is None
+
+
+def test_tls_files_that_cannot_be_used(tmp_path: Path) -> None:
+    ours, other, hidden = pair(tmp_path, "server"), pair(tmp_path, "other"), pair(tmp_path, "hidden", "password")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("no PEM")
+    cases: list[tuple[Any, Any, Any, str]] = [
+        (ours.cert, tmp_path / "none", None, r"none does not exist"),
+        (tmp_path, ours.key, None, r"does not exist"),
+        (ours.cert, other.key, None, r"server\.pem with the key .*other\.key: key values mismatch"),
+        (ours.key, ours.key, None, r"cannot use the certificate .*server\.key"),
+        (tmp_path / "empty", ours.key, None, r"cannot use the certificate .*empty"),
+        (ours.cert, ours.cert, None, r"with the key .*server\.pem"),
+        (hidden.cert, hidden.key, None, r"the key is encrypted; give one without a password"),
+        (ours.cert, ours.key, tmp_path / "text", r"text as the clients' authority"),
+        (ours.cert, ours.key, tmp_path / "none", r"none does not exist"),
+    ]
+    for cert, key, authority, why in cases:
+        settings = ServerSettings(tls_cert=str(cert), tls_key=str(key), tls_client_ca=authority and str(authority))
+        for read in (uvicorn_tls, server_credentials):
+            with pytest.raises(LoadError, match=why):
+                read(settings)
+
+
+def test_a_request_without_tls_to_a_server_with_it_does_no_harm(running: Running, tmp_path: Path) -> None:
+    ours = pair(tmp_path, "server")
+    server = running({"m": nets.linear(tmp_path / "m.onnx")}, http_port=-1, tls_cert=str(ours.cert), tls_key=str(ours.key))
+    for _ in range(3):
+        with stub(server) as call, fails("UNAVAILABLE"):
+            call("ModelInfer", message("m", ROW))
+    with triton.InferenceServerClient(server.grpc, ssl=True, root_certificates=str(ours.cert)) as made:
+        assert made.is_server_ready()
+    server.stop()
