@@ -75,7 +75,8 @@ def test_outputs(datatype: str, binary: bool) -> None:
     x = example(datatype)
     model = SimpleNamespace(name="m", version="1")
     answer: Any = SimpleNamespace(model=model, outputs=(TensorSpec("y", datatype, (-1, 2)),), arrays={"y": x})
-    asked = body([{"name": "x", "shape": [0], "datatype": "FP32", "data": []}], id="7", parameters={"binary_data_output": binary})
+    empty = {"name": "x", "shape": [0], "datatype": "FP32", "data": []}
+    asked = body([empty], id="7", parameters={"binary_data_output": binary})
     content, size = encode(answer, decode(asked[0], None))
     assert (size is not None) == binary
     head = json.loads(content[:size])
@@ -216,9 +217,9 @@ TENSOR = st.fixed_dictionaries(
         "parameters": st.fixed_dictionaries({}, optional={"binary_data_size": st.integers(-1, 40) | JSON}) | JSON,
     },
 )
+OUTPUTS = st.lists(st.fixed_dictionaries({"name": JSON, "parameters": JSON}))
 REQUEST = st.fixed_dictionaries(
-    {"inputs": st.lists(TENSOR, max_size=3) | JSON},
-    optional={"id": JSON, "parameters": JSON, "outputs": st.lists(st.fixed_dictionaries({"name": JSON, "parameters": JSON})) | JSON},
+    {"inputs": st.lists(TENSOR, max_size=3) | JSON}, optional={"id": JSON, "parameters": JSON, "outputs": OUTPUTS | JSON}
 )
 
 
