@@ -18,6 +18,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from opau_onnx import __version__
+from opau_onnx.serve import rpc
+from opau_onnx.serve.config import ServerSettings
 from opau_onnx.serve.rpc.codec import CONTENTS
 from opau_onnx.serve.rpc.methods import SERVICE as DESCRIPTION
 from opau_onnx.serve.tensors import DATATYPES
@@ -406,3 +408,33 @@ def test_a_fault_of_the_server_is_told_without_its_message(
     assert "secret" in caplog.text
     monkeypatch.undo()
     call("ModelInfer", message("linear", ROW))
+
+
+def test_every_request_is_told_to_the_tracer(server: Run) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    class Recorder:
+        def record(self, *about: Any) -> None:
+            told.append(about)
+
+    tracer: Any = Recorder()
+    second = server.do(rpc.start(server.service, ServerSettings(grpc_port=0), tracer))
+    with grpc.insecure_channel(f"127.0.0.1:{second.port}") as channel:
+        ask = channel.unary_unary(SERVICE + "ModelInfer")
+        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        ask(message("linear", ROW, model_version="1").SerializeToString(), metadata=(("traceparent", parent),), timeout=60)
+        for raw, code in ((message("nobody", ROW).SerializeToString(), "NOT_FOUND"), (b"\xff", "INVALID_ARGUMENT")):
+            with fails(code):
+                ask(raw, timeout=60)
+    server.do(second.stop(0.0))
+    assert [about[2:4] for about in told] == [("linear", "1"), ("nobody", ""), ("", "")]
+    assert {about[0] for about in told} == {"grpc"}
+    assert told[0][1]["traceparent"] == parent
+    assert told[0][5].model.name == "linear"
+    assert [about[5].kind for about in told[1:]] == ["unknown_model", "invalid"]
+
+
+def test_every_request_is_logged_at_debug(call: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "opau_onnx.serve"):
+        call("ModelInfer", message("linear", X, id="mine"))
+    assert any("linear" in str(record.__dict__) and "mine" in str(record.__dict__) for record in caplog.records)

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from opau_onnx.serve.failures import InvalidRequestError
-from opau_onnx.serve.http.messages import InferenceRequest, InferenceResponse, InputTensor, OutputTensor, read, write
+from opau_onnx.serve.http.messages import InferenceResponse, InputTensor, OutputTensor, read, write
+from opau_onnx.serve.parameters import check_supported, timeout_us
 from opau_onnx.serve.service import Answer
 from opau_onnx.serve.tensors import DATATYPES, Array, TensorSpec, elements, known, read_binary, write_binary
-
-UNSUPPORTED = ("classification", "shared_memory_region", "sequence_id", "sequence_start", "sequence_end")
-"""Parameters of the protocol's extensions that would change what is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,10 @@ def decode(body: bytes, header_length: int | None) -> Decoded:
     view = memoryview(body)
     request = read(view[:size])
     inputs = _inputs(request.inputs, view[size:])
-    _supported(request.parameters)
+    check_supported(request.parameters)
     binary: dict[str, bool] = {}
     for output in request.outputs:
-        _supported(output.parameters)
+        check_supported(output.parameters)
         if "binary_data" in output.parameters:
             binary[output.name] = _flag(output.parameters, "binary_data")
     if len({output.name for output in request.outputs}) != len(request.outputs):
@@ -69,7 +67,7 @@ def decode(body: bytes, header_length: int | None) -> Decoded:
         binary=binary,
         binary_default=_flag(request.parameters, "binary_data_output"),
         id=request.id,
-        timeout_us=_timeout(request),
+        timeout_us=timeout_us(request.parameters),
     )
 
 
@@ -129,7 +127,7 @@ def _inputs(tensors: Sequence[InputTensor], behind: memoryview) -> dict[str, Arr
     for tensor in tensors:
         if tensor.name in found:
             raise InvalidRequestError(f"input {tensor.name!r} is there twice")
-        _supported(tensor.parameters)
+        check_supported(tensor.parameters)
         size = tensor.parameters.get("binary_data_size")
         if size is None:
             found[tensor.name] = _from_json(tensor)
@@ -186,21 +184,8 @@ def _converted(name: str, values: Array, datatype: str, dtype: np.dtype[Any]) ->
     return found
 
 
-def _supported(parameters: dict[str, Any]) -> None:
-    for name in UNSUPPORTED:
-        if parameters.get(name):
-            raise InvalidRequestError(f"parameter {name!r} is not supported by this server")
-
-
 def _flag(parameters: dict[str, Any], name: str) -> bool:
     value = parameters.get(name, False)
     if not isinstance(value, bool):
         raise InvalidRequestError(f"parameter {name!r} is {value!r}; expected true or false")
     return value
-
-
-def _timeout(request: InferenceRequest) -> int | None:
-    value = request.parameters.get("timeout", 0)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidRequestError(f"parameter 'timeout' is {value!r}; expected microseconds, a whole number of at least 0")
-    return value or None

@@ -10,6 +10,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from opau_onnx.serve.failures import CancelledError, RequestError, UnavailableError
+from opau_onnx.serve.observing import Observer
 from opau_onnx.serve.rpc.codec import decode, encode, parse
 from opau_onnx.serve.rpc.errors import fail, status
 from opau_onnx.serve.rpc.gate import Gate
@@ -32,7 +33,7 @@ class Infer:
     """
 
     def __init__(self, service: Service, gate: Gate, tracer: Tracer | None = None) -> None:
-        self._service, self._gate, self._tracer = service, gate, tracer
+        self._service, self._gate, self._observer, self._traced = service, gate, Observer(tracer), tracer is not None
         self._readers: set[asyncio.Task[None]] = set()
 
     async def call(self, raw: bytes, context: Any) -> Any:
@@ -113,18 +114,18 @@ class Infer:
         except RequestError as error:
             if request is None:  # the service counts what was submitted to it
                 self._service.refuse(message.model_name if message is not None else "", error.kind, started)
-            self._trace(context, message, started, error)
+            self._tell(context, message, started, error)
             raise
         except asyncio.CancelledError:
-            self._trace(context, message, started, CancelledError("the client went away"))
+            self._tell(context, message, started, CancelledError("the client went away"))
             raise
-        self._trace(context, message, started, answer)
+        self._tell(context, message, started, answer)
         return response
 
-    def _trace(self, context: Any, message: Any, started: int, outcome: Answer | RequestError) -> None:
-        if self._tracer is not None and message is not None:
-            metadata = dict(context.invocation_metadata())
-            self._tracer.record("grpc", metadata, message.model_name, message.model_version, started, outcome)
+    def _tell(self, context: Any, message: Any, started: int, outcome: Answer | RequestError) -> None:
+        about = message if message is not None else pb.ModelInferRequest()
+        metadata = dict(context.invocation_metadata()) if self._traced else {}
+        self._observer.ended("grpc", metadata, about.model_name, about.model_version, started, outcome, about.id)
 
 
 def _remaining_us(context: Any) -> int | None:
