@@ -30,8 +30,8 @@ class TanhSoft(nn.Module):
 class EIS(nn.Module):
     """x softplus(x) / sqrt(1 + x^2), of the family of Biswas et al. (arXiv 2009.13501); input and output of any one shape.
 
-    The paper tunes the five constants of a family; this is one of the two functions that its abstract reports, the one without
-    poles. Computed in float32 at least, where it holds up to 1e19.
+    The paper tunes the five constants of a family; this is one of the two functions that its abstract reports. Computed in
+    float32 at least, where it holds up to 1e19.
     """
 
     def forward(self, x: Tensor) -> Tensor:
