@@ -159,6 +159,13 @@ def marks(answer: Answer) -> Iterator[Mark]:
     yield Mark("compute_output", times.ran, times.end)
 
 
+def status(protocol: Protocol, outcome: Answer | RequestError) -> int | str:
+    """What the client is told: HTTP's number or gRPC's word."""
+    if protocol == "http":
+        return outcome.http if isinstance(outcome, RequestError) else 200
+    return outcome.grpc if isinstance(outcome, RequestError) else "OK"
+
+
 def _carrier(headers: Mapping[Any, Any]) -> dict[str, str]:
     """The two headers of W3C's trace context."""
     found = {}
@@ -178,14 +185,12 @@ def _route(version: str) -> str:
 
 
 def _attributes(protocol: Protocol, model: str, version: str, outcome: Answer | RequestError) -> dict[str, str | int]:
-    error = outcome if isinstance(outcome, RequestError) else None
     found: dict[str, str | int] = {"opau.model.name": _short(model)}
     if protocol == "grpc":
-        status: str | int = error.grpc if error else "OK"
-        found |= {"rpc.system.name": "grpc", "rpc.method": GRPC_METHOD, "rpc.response.status_code": status}
+        found |= {"rpc.system.name": "grpc", "rpc.method": GRPC_METHOD, "rpc.response.status_code": status(protocol, outcome)}
     else:
-        status = error.http if error else 200
-        found |= {"http.request.method": "POST", "http.route": _route(version), "http.response.status_code": status}
+        found |= {"http.request.method": "POST", "http.route": _route(version)}
+        found["http.response.status_code"] = status(protocol, outcome)
     return found | (_of_error(protocol, version, outcome) if isinstance(outcome, RequestError) else _of_answer(outcome))
 
 
@@ -195,13 +200,13 @@ def _of_error(protocol: Protocol, version: str, error: RequestError) -> dict[str
 
 
 def _of_answer(answer: Answer) -> dict[str, str | int]:
-    opened, pieces = answer.model.prepared.opened, answer.ticket.pieces
+    opened = answer.model.prepared.opened
     return {
         "opau.model.version": answer.model.version,
         "opau.provider": opened.provider,
         "opau.implementation": opened.implementation,
-        "opau.rows": sum(piece.rows for piece in pieces),
-        "opau.batches": len(pieces),
+        "opau.rows": answer.rows,
+        "opau.batches": len(answer.ticket.pieces),
     }
 
 
