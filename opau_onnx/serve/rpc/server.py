@@ -21,6 +21,10 @@ from opau_onnx.serve.service import Service
 if TYPE_CHECKING:
     from opau_onnx.serve.tracing import Tracer
 
+KEEPALIVE_MS = 60_000
+"""Without a sign of life, after which a client is asked for one; it has 20 seconds to answer."""
+PING_MS = 5_000
+"""Between two such questions of a client, at least; by default gRPC ends connections that ask more than every 5 minutes."""
 TELL_SECONDS = 0.1
 """In which clients hear that their connections end; what they call then goes elsewhere."""
 STOP_SECONDS = 0.5
@@ -81,6 +85,10 @@ def options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # a second server on this port would get a part of the requests
+        # Clients that vanished without a word are found out, and those that ask whether the server is there may do so.
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_MS),
     ]
 
 
