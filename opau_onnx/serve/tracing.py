@@ -195,8 +195,12 @@ def _attributes(protocol: Protocol, model: str, version: str, outcome: Answer | 
 
 
 def _of_error(protocol: Protocol, version: str, error: RequestError) -> dict[str, str | int]:
-    found: dict[str, str | int] = {"opau.model.version": _short(version), "opau.error.kind": error.kind}
-    return {**found, "error.type": error.kind} if _is_ours(protocol, error) else found
+    found: dict[str, str | int] = {"opau.error.kind": error.kind}
+    if version:
+        found["opau.model.version"] = _short(version)
+    if _is_ours(protocol, error):
+        found["error.type"] = error.kind
+    return found
 
 
 def _of_answer(answer: Answer) -> dict[str, str | int]:

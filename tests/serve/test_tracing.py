@@ -184,6 +184,11 @@ def test_a_malformed_parent_is_none(traceparent: bytes) -> None:
     assert span.parent is None
 
 
+def test_no_version_is_no_attribute() -> None:
+    (span,) = recorded(failures.UnknownModelError("no"))
+    assert "opau.model.version" not in (span.attributes or {})
+
+
 def test_what_a_client_named_fits_a_collector() -> None:
     (span,) = recorded(failures.UnknownModelError("no"), model="x" * 100_000, version="\ud800")
     attributes = dict(span.attributes or {})
