@@ -106,6 +106,12 @@ class ServiceCollector(Collector):
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
+        about = self._service.about
+        for family in self._families():
+            family.samples = [sample._replace(labels={**sample.labels, **about}) for sample in family.samples]
+            yield family
+
+    def _families(self) -> Iterator[Metric]:
         entries = list(self._service.repository)
         yield _build()
         yield from _server(self._service)
@@ -185,7 +191,7 @@ def _waiting(entry: Entry) -> int:
 
 
 def _in_flight(entry: Entry) -> int:
-    return len(entry.served.batcher._open) if entry.served is not None else 0
+    return entry.served.batcher.in_flight if entry.served is not None else 0
 
 
 def _histograms(entries: Iterable[Entry]) -> Iterator[Metric]:

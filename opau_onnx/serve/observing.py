@@ -9,7 +9,7 @@ from typing import Any
 from opau_onnx.serve import logs
 from opau_onnx.serve.failures import RequestError
 from opau_onnx.serve.service import Answer
-from opau_onnx.serve.tracing import Protocol, Tracer
+from opau_onnx.serve.tracing import Protocol, Tracer, status
 
 
 class Observer:
@@ -42,14 +42,8 @@ class Observer:
             self._tracer.record(protocol, headers, model, version, started, outcome)
         if logs.access_is_on():
             ms = (time.perf_counter_ns() - started) / 1e6
-            logs.access(protocol, model, _rows(outcome), _status(protocol, outcome), ms, request_id)
+            logs.access(protocol, model, _rows(outcome), status(protocol, outcome), ms, request_id)
 
 
 def _rows(outcome: Answer | RequestError) -> int:
     return 0 if isinstance(outcome, RequestError) else outcome.rows
-
-
-def _status(protocol: Protocol, outcome: Answer | RequestError) -> int | str:
-    if protocol == "http":
-        return outcome.http if isinstance(outcome, RequestError) else 200
-    return outcome.grpc if isinstance(outcome, RequestError) else "OK"

@@ -32,7 +32,7 @@ class Ticket:
         future: its outputs, or the error it ended with.
         results: outputs of the pieces that are done.
         missing: pieces that are not.
-        times: of the last batch that one of its pieces was in.
+        times, batch_rows: of the last batch that one of its pieces was in.
     """
 
     future: asyncio.Future[dict[str, Array]]
@@ -43,6 +43,7 @@ class Ticket:
     waiting: int = 0
     timer: asyncio.TimerHandle | None = None
     times: Times | None = None
+    batch_rows: int = 0
 
 
 @dataclass(slots=True)
@@ -89,6 +90,11 @@ class Batcher:
         self._closed = False
         for number, runner in enumerate(runners):
             threading.Thread(target=self._work, args=(number, runner), daemon=True, name=f"opau-worker-{number}").start()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that wait or run."""
+        return len(self._open)
 
     def submit(self, inputs: Mapping[str, Array], deadline: float) -> Ticket:
         """Queue a request whose inputs were checked.
@@ -228,18 +234,18 @@ class Batcher:
         self._pump()  # the worker first, the answers then
         self.statistics.batch(outcome.rows, outcome.times)
         for piece, result in zip(outcome.pieces, outcome.results, strict=True):
-            self._deliver(piece, result, outcome.times)
+            self._deliver(piece, result, outcome)
 
-    def _deliver(self, piece: Piece, result: dict[str, Array] | RequestError, times: Times) -> None:
+    def _deliver(self, piece: Piece, result: dict[str, Array] | RequestError, outcome: Outcome) -> None:
         ticket = piece.ticket
         if ticket not in self._open:  # dropped meanwhile
             return
-        self.statistics.piece(piece.queued, times)
+        self.statistics.piece(piece.queued, outcome.times)
         if isinstance(result, RequestError):
             self.drop(ticket, result)
             return
         ticket.results[piece.index] = result
-        ticket.times = times
+        ticket.times, ticket.batch_rows = outcome.times, outcome.rows
         ticket.missing -= 1
         if not ticket.missing:
             self._end(ticket)

@@ -211,6 +211,7 @@ def _of_answer(answer: Answer) -> dict[str, str | int]:
         "opau.implementation": opened.implementation,
         "opau.rows": answer.rows,
         "opau.batches": len(answer.ticket.pieces),
+        "opau.batch.rows": answer.ticket.batch_rows,
     }
 
 

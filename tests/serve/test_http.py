@@ -479,6 +479,7 @@ def test_token(running: Running, tmp_path: Path) -> None:
             assert "Bearer" in answer["error"]
             assert told["www-authenticate"] == "Bearer"
     assert call(server, "GET", "/v2/models/m", Authorization="Bearer s3cret")[0] == 200
+    assert server.service.refused == {"unauthenticated": 12}
     server.stop()
 
 

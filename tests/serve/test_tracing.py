@@ -95,6 +95,7 @@ def test_attributes_of_an_answer_over_http(tmp_path: Path) -> None:
         "opau.implementation": "none",
         "opau.rows": 3,
         "opau.batches": 1,
+        "opau.batch.rows": 3,
     }
     assert span.status.status_code == StatusCode.UNSET
 
@@ -112,6 +113,7 @@ def test_attributes_of_an_answer_over_grpc(tmp_path: Path) -> None:
         "opau.implementation": "none",
         "opau.rows": 40,
         "opau.batches": 2,
+        "opau.batch.rows": 8,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -172,8 +173,10 @@ class Guard:
     def _let_in(self, scope: Scope) -> None:
         if self._token is None or scope["path"] in OPEN:
             return
+        started = time.perf_counter_ns()
         value = headers_of(scope).get(b"authorization")
         if value is None or not self._token.allows(value.decode("latin-1")):
+            self._service.refuse("", UnauthenticatedError.kind, started)
             raise UnauthenticatedError("send the header 'Authorization: Bearer TOKEN' with this server's token")
 
 
