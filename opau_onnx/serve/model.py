@@ -94,12 +94,14 @@ class ServedModel:
         name, version: in the protocol.
         statistics: shared by all that is loaded under this name.
         batcher: its queue.
+        about: what its description tells besides: on which of several servers it is.
     """
 
     def __init__(self, name: str, prepared: Prepared, statistics: Statistics) -> None:
         self.name, self.version, self.prepared = name, prepared.settings.version, prepared
         self.inputs, self.outputs = prepared.opened.inputs, prepared.opened.outputs
         self.statistics = statistics
+        self.about: dict[str, str] = {}
         self.batcher = Batcher(
             prepared.runners,
             max_batch_size=prepared.max_batch_size,
@@ -149,7 +151,9 @@ class ServedModel:
             "cuda_graph": prepared.settings.cuda_graph,
             "sha256": opened.sha256,
         }
-        return {**found, "unbatched_because": prepared.alone} if prepared.alone else found
+        if prepared.alone:
+            found["unbatched_because"] = prepared.alone
+        return found | self.about
 
     async def retire(self) -> None:
         """Answer what was accepted, then let the sessions go."""

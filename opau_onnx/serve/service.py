@@ -60,6 +60,7 @@ class Service:
         draining: True once it goes down; what was accepted is still answered.
         pending_bytes: of the requests that are read or wait.
         refused: requests that ended before a model was found, by kind.
+        about: what tells this server from others that answer at the same address; a label of all its metrics.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -68,6 +69,7 @@ class Service:
         self.draining = False
         self.pending_bytes = 0
         self.refused: dict[str, int] = {}
+        self.about: dict[str, str] = {}
 
     @property
     def ready(self) -> bool:
