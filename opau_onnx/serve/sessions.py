@@ -15,9 +15,12 @@ from opau_onnx.runtime import model as models
 from opau_onnx.runtime.assignment import assignments
 from opau_onnx.runtime.session import CPU, CUDA, create_session
 from opau_onnx.serve.batches import Runner
+from opau_onnx.serve.captures import CAPTURES, explained
 from opau_onnx.serve.config import ModelSettings, usable_cores
 from opau_onnx.serve.tensors import DATATYPES, Array, TensorSpec, specs
 
+CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
+"""Of onnxruntime's CUDA provider. Its default searches longer, and anew for each number of rows, while requests wait."""
 LARGEST_BYTES = 2**31 - 1
 """Of a model in memory: protobuf's limit."""
 
@@ -96,17 +99,21 @@ def _session(source: Any, settings: ModelSettings, path: Path) -> Any:
     # A thread that spins takes the core from the other workers and from the server.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     library: Any = {"auto": "auto", "yes": True, "no": False}.get(settings.library, settings.library)
-    cuda = {"enable_cuda_graph": "1"} if settings.cuda_graph else {}
     if settings.cuda_graph and settings.device == "cpu":
         raise DeviceError("cuda_graph was asked for on the CPU; use device 'cuda'")
-    try:
-        session = create_session(
-            source, settings.device, library=library, session_options=options, provider_options=cuda
+
+    def make(**graphs: str) -> Any:
+        return create_session(
+            source, settings.device, library=library, session_options=options, provider_options={**CUDA_OPTIONS, **graphs}
         )
-    except OpauError:
-        raise
-    except Exception as error:  # onnxruntime's exceptions have no common base class
-        raise LoadError(f"onnxruntime cannot load {path}: {error}") from None
+
+    with CAPTURES.creating():
+        try:
+            session = make(enable_cuda_graph="1") if settings.cuda_graph else make()
+        except OpauError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise LoadError(f"onnxruntime cannot load {path}: {explained(error, make)}") from None
     if settings.cuda_graph and session.get_providers()[0] == CPU:
         raise DeviceError("cuda_graph was asked for, but the model runs on the CPU; use device 'cuda' to see why")
     return session
