@@ -18,7 +18,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.serve.rpc import infer
+from opau_onnx.serve.rpc import gate, infer
 from tests.serve import nets
 from tests.serve.conftest import Run, Running
 from tests.serve.rpc_server import SERVICE, array, client, fails, message, models, stub, tensor
@@ -85,13 +85,15 @@ def begin(call: Any, request: Any, timeout: float | None = 60) -> Any:
 def test_a_cancelled_call_leaves_the_queue(call: Any, server: Run) -> None:
     with stuck(server) as served:
         ran, cancelled = served.statistics.executions, served.statistics.errors["cancelled"]
-        calls = [begin(call, SLOW) for _ in range(4)]
+        first = begin(call, SLOW)
+        until(lambda: not served.batcher._free)
+        others = [begin(call, SLOW) for _ in range(3)]
         until(lambda: served.batcher.waiting == 3)
-        for late in calls[1:]:
+        for late in others:
             late.cancel()
         until(lambda: served.batcher.waiting == 0)
     assert served.statistics.errors["cancelled"] == cancelled + 3
-    assert calls[0].result().model_name == "slow"
+    assert first.result().model_name == "slow"
     assert served.statistics.executions == ran + 1
     until(lambda: not server.service.pending_bytes)
 
@@ -295,32 +297,83 @@ def test_stopping_answers_what_was_accepted(running: Running, tmp_path: Path) ->
         call("ServerLive", b"", pb.ServerLiveResponse)
 
 
-def test_clients_that_do_not_stop_calling_hear_unavailable_and_nothing_else(
-    running: Running, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("opau_onnx.serve.rpc.gate.LINGER_SECONDS", 0.2)
+def test_clients_that_do_not_stop_calling(running: Running, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "LINGER_SECONDS", 0.2)
     server = running({"linear": folder / "linear.onnx"}, http_port=-1)
-    codes: Counter[grpc.StatusCode] = Counter()
+    statistics = server.service.repository.entry("linear").statistics
+    codes: Counter[str] = Counter()
 
     def ask() -> None:
         with stub(server) as call:
             while True:
                 try:
                     call("ModelInfer", message("linear", ROW))
-                    codes[grpc.StatusCode.OK] += 1
+                    codes["OK"] += 1
                 except grpc.RpcError as error:
-                    codes[error.code()] += 1
+                    codes[error.code().name] += 1
                     if "going down" not in error.details():  # no server any more
                         return
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    until(lambda: codes[grpc.StatusCode.OK] > 20)
+    until(lambda: codes["OK"] > 20)
     server.stop()
     for thread in threads:
         thread.join(30)
-    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    assert codes["OK"] == statistics.success.count
+    assert codes["UNAVAILABLE"] > 4  # each heard it before the end
+    # On a busy machine the very last call may be on its way for longer than the server waits for it: gRPC cancels that.
+    assert set(codes) - {"CANCELLED"} == {"OK", "UNAVAILABLE"}
+
+
+def test_the_last_calls_are_refused_once_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed gate that is not left alone keeps callers waiting: none of them calls again in the meantime."""
+    monkeypatch.setattr(gate, "LINGER_SECONDS", 0.05)
+    refused: list[int] = []
+
+    async def caller(number: int, closed: gate.Gate) -> None:
+        while True:
+            await closed.refusal()
+            refused.append(number)
+            await asyncio.sleep(0.002)
+
+    async def close() -> None:
+        closed = gate.Gate()
+        closed.close()
+        callers = [asyncio.create_task(caller(i, closed)) for i in range(3)]
+        await closed.emptied(30)
+        before = len(refused)
+        await asyncio.sleep(0.05)
+        assert len(refused) == before > 3
+        closed.release()
+        await asyncio.sleep(0.05)
+        assert set(refused[before:]) == {0, 1, 2}
+        for one in callers:
+            one.cancel()
+
+    asyncio.run(close())
+
+
+def test_the_gate_waits_for_those_inside_but_not_for_ever() -> None:
+    class Context:
+        def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+            self.end = callback
+
+    async def close() -> None:
+        inside, context = gate.Gate(), Context()
+        inside.enter(context)
+        inside.close()
+        await inside.emptied(0.05)
+        assert inside.active == 1
+        waiting = asyncio.create_task(inside.emptied(60))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        context.end(context)
+        await waiting
+        assert inside.active == 0
+
+    asyncio.run(close())
 
 
 def test_stopping_ends_streams_behind_their_answers(running: Running, folder: Path) -> None:

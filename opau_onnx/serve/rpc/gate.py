@@ -18,6 +18,8 @@ LINGER_SECONDS = 1.0
 HOLD_SECONDS = 0.5
 """For which they are kept waiting then, at most."""
 STEP_SECONDS = 0.01
+LATE_SECONDS = 0.03
+"""Between two looks, above which the event loop is busy."""
 
 
 class Gate:
@@ -59,7 +61,11 @@ class Gate:
 
         Calls that came in the last moments are refused after :meth:`release`.
         """
+        before = self._closed_at
         while (now := time.monotonic()) < self._closed_at + grace:
+            if now - before > LATE_SECONDS:  # calls may be there that the event loop has not come to
+                self._last = now
+            before = now
             lingered = now - self._closed_at - LINGER_SECONDS
             if lingered > 0:
                 self._refusing.clear()
