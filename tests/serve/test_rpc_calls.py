@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import socket
 import threading
 import time
 from collections import Counter
@@ -440,3 +441,14 @@ def test_a_port_that_is_taken(running: Running, server: Run, folder: Path) -> No
         running({"linear": folder / "linear.onnx"}, http_port=-1, grpc_port=server.grpc_port)
     with pytest.raises(LoadError, match=r"192\.0\.2\.1, port 0: "):
         running({"linear": folder / "linear.onnx"}, http_port=-1, host="192.0.2.1")
+
+
+def test_an_address_of_ipv6(running: Running, folder: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server = running({"linear": folder / "linear.onnx"}, http_port=-1, host="::1")
+    with triton.InferenceServerClient(f"[::1]:{server.grpc_port}") as made:
+        assert made.is_server_ready()
+    server.stop()

@@ -105,7 +105,7 @@ def _inputs(message: Any) -> dict[str, Array]:
         elif tensor.HasField("contents"):
             raise InvalidRequestError(f"input {name!r} has contents beside raw_input_contents; send one of them")
         else:
-            found[name] = read_binary(name, tensor.datatype, tensor.shape, raw[number])
+            found[name] = read_binary(name, tensor.datatype, list(tensor.shape), raw[number])
     return found
 
 
@@ -123,7 +123,8 @@ def _outputs(message: Any) -> list[str] | None:
 def _typed(tensor: Any) -> Array:
     """The array of an input's ``contents``."""
     name, kind = tensor.name, known(tensor.name, tensor.datatype)
-    count = elements(name, tensor.shape)
+    shape = list(tensor.shape)
+    count = elements(name, shape)
     field = CONTENTS.get(kind.name)
     if field is None:
         raise InvalidRequestError(f"input {name!r} is {kind.name}, which has no typed contents; send raw_input_contents")
@@ -133,9 +134,9 @@ def _typed(tensor: Any) -> Array:
     values = getattr(tensor.contents, field)
     if len(values) != count:
         raise InvalidRequestError(
-            f"input {name!r} has {len(values)} values in {field}; its shape {list(tensor.shape)} has {count}"
+            f"input {name!r} has {len(values)} values in {field}; its shape {shape} has {count}"
         )
-    return _converted(name, values, kind.name, kind.numpy).reshape(tensor.shape)
+    return _converted(name, values, kind.name, kind.numpy).reshape(shape)
 
 
 def _converted(name: str, values: Any, datatype: str, dtype: np.dtype[Any]) -> Array:
