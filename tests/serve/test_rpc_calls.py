@@ -19,6 +19,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
+from opau_onnx.serve import repository
 from opau_onnx.serve.rpc import gate, infer
 from tests.serve import nets
 from tests.serve.conftest import Run, Running
@@ -422,15 +423,27 @@ def test_what_takes_too_long_is_given_up(running: Running, folder: Path) -> None
         assert {one.code() for one in calls} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
-def test_a_client_that_goes_away_does_not_stop_a_load(running: Running, folder: Path) -> None:
-    server = running({"slow": {"path": folder / "slow.onnx", "load": False}}, http_port=-1)
-    entry = server.service.repository.entry("slow")
+def test_a_client_that_goes_away_does_not_stop_a_load(
+    running: Running, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = running({"linear": {"path": folder / "linear.onnx", "load": False}}, http_port=-1)
+    entry = server.service.repository.entry("linear")
+    go, prepare = threading.Event(), repository.prepare
+
+    def wait(*about: Any) -> Any:
+        go.wait(60)
+        return prepare(*about)
+
+    monkeypatch.setattr(repository, "prepare", wait)
     with stub(server) as call:
-        request = pb.RepositoryModelLoadRequest(model_name="slow").SerializeToString()
+        request = pb.RepositoryModelLoadRequest(model_name="linear").SerializeToString()
         loading = call.channel.unary_unary(SERVICE + "RepositoryModelLoad").future(request)
         until(lambda: entry.state == "LOADING")
         loading.cancel()
-        until(lambda: entry.state == "READY", 60)
+        until(lambda: not server.server._rpc._gate.active)
+        assert entry.state == "LOADING"
+        go.set()
+        until(lambda: entry.state == "READY")
     server.stop()
 
 
