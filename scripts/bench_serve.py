@@ -48,17 +48,24 @@ BATCH = 16
 Turn = dict[str, float]
 
 
+def convolutions(*layers: tuple[int, int]) -> nn.Module:
+    """3x3 convolutions (channels, stride), each with HP-1, then the mean of each channel and 10 classes."""
+    parts: list[nn.Module] = []
+    channels = 3
+    for more, stride in layers:
+        parts += [nn.Conv2d(channels, more, 3, stride=stride, padding=1), HP1()]
+        channels = more
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
 def write_models(folder: Path) -> dict[str, Path]:
     """The networks of the comparison, with HP-1."""
     torch.manual_seed(0)
     mlp = nn.Sequential(nn.Linear(256, 512), HP1(), nn.Linear(512, 512), HP1(), nn.Linear(512, 10))
-    conv = nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1), HP1(), nn.Conv2d(32, 64, 3, stride=2, padding=1), HP1(),
-        nn.Conv2d(64, 64, 3, padding=1), HP1(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
-    )  # fmt: skip
     lenet = read_checkpoint(LENET)
     examples = {
-        "conv": (conv, torch.randn(2, 3, 64, 64)),
+        "conv": (convolutions((32, 1), (64, 1), (64, 2), (128, 1), (128, 1)), torch.randn(2, 3, 64, 64)),
+        "conv_light": (convolutions((32, 1), (64, 2), (64, 1)), torch.randn(2, 3, 64, 64)),
         "mlp": (mlp, torch.randn(2, 256)),
         "lenet": (lenet.model, lenet.inputs[0]),
     }
@@ -67,11 +74,19 @@ def write_models(folder: Path) -> dict[str, Path]:
     }
 
 
-def in_process(path: Path, workers: int, seconds: float) -> Turn:
-    """onnxruntime in this process: so many threads, each of which runs one batch after the other."""
+IN_PROCESS = {
+    "one row a run, 1 thread": (1, 1),
+    f"{BATCH} rows a run, 1 thread": (BATCH, 1),
+    f"{BATCH} rows a run, 2 threads": (BATCH, 2),
+}
+"""Rows of a run and threads, by what the table calls it."""
+
+
+def in_process(path: Path, rows: int, workers: int, seconds: float) -> Turn:
+    """onnxruntime in this process: so many threads, each of which makes one run after the other."""
     opened = open_model(ModelSettings(path=str(path)))
     session, (spec,) = opened.sessions[0], opened.inputs
-    x = np.random.default_rng(0).standard_normal((BATCH, *spec.shape[1:])).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((rows, *spec.shape[1:])).astype(np.float32)
     counts = [0] * workers
     session.run(None, {spec.name: x})
     until = time.perf_counter() + seconds
@@ -87,7 +102,7 @@ def in_process(path: Path, workers: int, seconds: float) -> Turn:
         thread.start()
     for thread in threads:
         thread.join()
-    return {"rows_per_s": sum(counts) * BATCH / (time.perf_counter() - started)}
+    return {"rows_per_s": sum(counts) * rows / (time.perf_counter() - started)}
 
 
 @contextlib.contextmanager
@@ -119,9 +134,8 @@ def compare(models: dict[str, Path], rounds: int, seconds: float) -> dict[str, d
     found: dict[str, dict[str, list[Turn]]] = {name: {} for name in models}
     for _ in range(rounds):
         for name, path in models.items():
-            for workers in (1, os.cpu_count() or 1):
-                key = f"in process, {workers} thread{'s' if workers > 1 else ''}"
-                found[name].setdefault(key, []).append(in_process(path, workers, seconds))
+            for key, (rows, workers) in IN_PROCESS.items():
+                found[name].setdefault(key, []).append(in_process(path, rows, workers, seconds))
             with served([path]):
                 for protocol, url in URLS.items():
                     result = turn(url, name, path, seconds=seconds)
@@ -172,15 +186,15 @@ def page(report: dict[str, Any]) -> str:
         "# Serving",
         "",
         f"`python scripts/bench_serve.py`, {report['date']}, {report['machine']['cpu']}, {report['cores']} cores, "
-        f"onnxruntime {report['machine']['onnxruntime']}. {CLIENTS} closed-loop clients on the same cores, one row a request, "
-        "binary tensors, every answer checked; the server's default settings. In process: runs of "
-        f"{BATCH} rows, one onnxruntime thread each. Medians of {report['rounds']} rounds of {report['seconds']:g} s.",
+        f"onnxruntime {report['machine']['onnxruntime']}. {CLIENTS} closed-loop clients on the same cores, one row a request, binary "
+        "tensors, every answer checked; the server's default settings. Rows above HTTP: onnxruntime in one process, without a server, one "
+        f"onnxruntime thread a run. Medians of {report['rounds']} rounds of {report['seconds']:g} s.",
         "",
     ]
     for name, subjects in report["models"].items():
         found = {key: medians(turns) for key, turns in subjects.items()}
-        bases = [key for key in found if key.startswith("in process")]
-        lines += [f"## {name}", "", "| | rows/s | " + " | ".join(f"of {b}" for b in bases) + " | p50 ms | p99 ms | p99 / p50 |"]
+        bases = list(IN_PROCESS)
+        lines += [f"## {name}", "", "| | rows/s | " + " | ".join(f"of {base}" for base in bases) + " | p50 ms | p99 ms | p99 / p50 |"]
         lines.append("|---" * (5 + len(bases)) + "|")
         for key, one in found.items():
             shares = " | ".join(f"{one['rows_per_s'] / found[base]['rows_per_s']:.2f}" for base in bases)
