@@ -1,14 +1,12 @@
-"""Fashion-MNIST (Zalando SE, MIT licence): the idx files, the shipped sample, and the preprocessing of its models.
+"""Fashion-MNIST (Zalando SE, MIT licence) and MNIST: their files, the shipped sample, and the shipped models' preprocessing.
 
-Every trained model of this package takes what :func:`preprocess` gives. Needs numpy alone.
+Every shipped model takes what :func:`preprocess` gives. Needs numpy alone. For CIFAR see :mod:`opau_onnx.cifar`.
 """
 
 from __future__ import annotations
 
-import gzip
-import math
 import os
-import zlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -17,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opau_onnx.errors import LoadError
+from opau_onnx.idx import read_idx
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -40,11 +39,22 @@ CLASSES = (
 MEAN, STD = 0.2860, 0.3530
 """Mean and standard deviation of all pixels of the 60,000 training images, scaled to [0, 1], to four places
 (:func:`pixel_statistics` gives 0.286041 and 0.353024)."""
-PREPROCESSING = f"(pixel / 255 - {MEAN}) / {STD} in float64, rounded to float32; shape (N, 1, 28, 28)"
-"""What :func:`preprocess` does, in words, for cards."""
+MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
+"""The same for MNIST, as they are customary."""
+Statistic = float | tuple[float, ...]
+
+
+def describe_preprocessing(mean: Statistic, std: Statistic, shape: Sequence[int], frame: str = "") -> str:
+    """What was done to pixels, in words, for cards: numbers or one for each channel, the shape of an image, what else."""
+    sizes = ", ".join(map(str, shape))
+    return f"(pixel / 255 - {mean}) / {std} in float64, rounded to float32; shape (N, {sizes}){frame}"
+
+
+PREPROCESSING = describe_preprocessing(MEAN, STD, (1, 28, 28))
+"""What :func:`preprocess` does."""
 
 _HINT = f"install it with `apt-get install dataset-fashion-mnist`, or pass a folder or set {VARIABLE} to one"
-_UBYTE = 0x08
+_MNIST_HINT = "expected a folder with MNIST's four idx files, gzipped or not"
 
 
 def find_fashion_mnist() -> Path | None:
@@ -58,7 +68,7 @@ def find_fashion_mnist() -> Path | None:
     """
     chosen = os.environ.get(VARIABLE)
     folder = Path(chosen) if chosen else FOLDER
-    missing = [name for names in FILES.values() for name in names if not (folder / name).is_file()]
+    missing = [name for names in FILES.values() for name in names if not _gzipped_or_not(folder / name).is_file()]
     if not missing:
         return folder
     if chosen:
@@ -79,13 +89,42 @@ def load_fashion_mnist(folder: Path | None, split: Split) -> tuple[Images, Label
     Raises:
         LoadError: no such file, or one that is damaged or holds something else.
     """
-    if split not in FILES:
-        raise LoadError(f"unknown split {split!r}; expected one of {', '.join(FILES)}")
+    _check_split(split)
     folder = find_fashion_mnist() if folder is None else Path(folder)
     if folder is None:
         raise LoadError(f"Fashion-MNIST is not in {FOLDER}; {_HINT}")
-    images_path, labels_path = (folder / name for name in FILES[split])
-    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+    return _load(folder, split, _HINT)
+
+
+def load_mnist(folder: Path, split: Split) -> tuple[Images, Labels]:
+    """One split of MNIST (LeCun, Cortes, Burges), whose files are named as those of Fashion-MNIST; result as there.
+
+    Raises:
+        LoadError: no such file, or one that is damaged or holds something else.
+    """
+    _check_split(split)
+    return _load(Path(folder), split, _MNIST_HINT)
+
+
+def idx_paths(folder: Path, split: Split) -> tuple[Path, Path]:
+    """The files of images and labels in a folder: gzipped, or as they are where only those exist."""
+    first, last = (folder / name for name in FILES[split])
+    return _gzipped_or_not(first), _gzipped_or_not(last)
+
+
+def _gzipped_or_not(path: Path) -> Path:
+    plain = path.with_suffix("")
+    return plain if plain.is_file() and not path.is_file() else path
+
+
+def _check_split(split: str) -> None:
+    if split not in FILES:
+        raise LoadError(f"unknown split {split!r}; expected one of {', '.join(FILES)}")
+
+
+def _load(folder: Path, split: Split, hint: str) -> tuple[Images, Labels]:
+    images_path, labels_path = idx_paths(folder, split)
+    images, labels = read_idx(images_path, 3, hint), read_idx(labels_path, 1, hint)
     if images.shape[1:] != (28, 28) or len(images) != len(labels):
         raise LoadError(
             f"{images_path} has shape {images.shape}, {labels_path.name} {labels.shape}; expected (N, 28, 28) and (N,)"
@@ -93,34 +132,6 @@ def load_fashion_mnist(folder: Path | None, split: Split) -> tuple[Images, Label
     if labels.size and labels.max() >= len(CLASSES):
         raise LoadError(f"{labels_path} holds the label {labels.max()}; expected 0 to {len(CLASSES) - 1}")
     return images, labels.astype(np.int64)
-
-
-def read_idx(path: Path, rank: int) -> Images:
-    """A gzipped idx file of bytes: two zero bytes, the type, the rank, big-endian sizes, then the data.
-
-    Args:
-        path: the file. rank: the number of dimensions that it must have.
-
-    Raises:
-        LoadError: it cannot be read, is cut short or too long, or is of another type or rank.
-    """
-    try:
-        with gzip.open(path, "rb") as stream:
-            magic, data = stream.read(4), stream.read()
-    except FileNotFoundError:
-        raise LoadError(f"{path} does not exist; {_HINT}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise LoadError(f"{path} cannot be read as a gzip file: {error}; {_HINT}") from None
-    wanted = bytes((0, 0, _UBYTE, rank))
-    if magic != wanted:
-        raise LoadError(f"{path} starts with {magic.hex() or 'nothing'}, an idx file of this kind with {wanted.hex()}; {_HINT}")
-    if len(data) < 4 * rank:
-        raise LoadError(f"{path} ends within its header; {_HINT}")
-    shape = tuple(int.from_bytes(data[4 * i : 4 * i + 4], "big") for i in range(rank))
-    found, expected = len(data) - 4 * rank, math.prod(shape)
-    if found != expected:
-        raise LoadError(f"{path} holds {found} bytes of data; its header says {shape}, {expected} bytes; {_HINT}")
-    return np.frombuffer(data, np.uint8, offset=4 * rank).reshape(shape).copy()
 
 
 def load_sample() -> tuple[Images, Labels]:
@@ -154,8 +165,12 @@ def preprocess(images: Images) -> npt.NDArray[np.float32]:
     """
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
         raise LoadError(f"images are {images.dtype} of shape {images.shape}; expected uint8 of shape (N, 28, 28)")
-    levels = ((np.arange(256) / 255 - MEAN) / STD).astype(np.float32)
-    return np.asarray(levels[images][:, np.newaxis])
+    return np.asarray(levels(MEAN, STD)[images][:, np.newaxis])
+
+
+def levels(mean: float, std: float) -> npt.NDArray[np.float32]:
+    """What each of the 256 pixel values becomes, float32 (256,): ``(value / 255 - mean) / std`` in float64, rounded once."""
+    return ((np.arange(256) / 255 - mean) / std).astype(np.float32)
 
 
 def pixel_statistics(images: Images) -> tuple[float, float]:

@@ -70,7 +70,7 @@ IMAGES = idx(np.zeros((4, 28, 28), np.uint8))
         pytest.param(gzip.compress(b"\0\0\x08\x01" + IMAGES[4:]), "starts with 00000801", id="wrong rank"),
         pytest.param(gzip.compress(IMAGES[:10]), "ends within its header", id="truncated header"),
         pytest.param(gzip.compress(IMAGES[:-1]), "3135 bytes of data; its header says", id="truncated data"),
-        pytest.param(gzip.compress(IMAGES + b"\0"), "3137 bytes of data; its header says", id="trailing data"),
+        pytest.param(gzip.compress(IMAGES + b"\0"), "more than 3136 bytes of data; its header says", id="trailing data"),
     ],
 )
 def test_damaged_file(folder: Path, content: bytes | None, message: str) -> None:
@@ -98,6 +98,36 @@ def test_images_of_another_size(folder: Path) -> None:
     (folder / data.FILES["train"][0]).write_bytes(gzip.compress(idx(np.zeros((4, 32, 32), np.uint8))))
     with pytest.raises(LoadError, match=r"\(4, 32, 32\)"):
         data.load_fashion_mnist(folder, "train")
+
+
+def test_files_that_are_not_gzipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = data.load_fashion_mnist(folder, "test")
+    for path in [folder / name for names in data.FILES.values() for name in names]:
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    after = data.load_fashion_mnist(folder, "test")
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    monkeypatch.setenv(data.VARIABLE, str(folder))
+    assert data.find_fashion_mnist() == folder
+    path = folder / data.FILES["test"][0]
+    path.with_suffix("").write_bytes(IMAGES[:-1])
+    with pytest.raises(LoadError, match="holds 3135 bytes of data"):
+        data.load_fashion_mnist(folder, "test")
+
+
+def test_mnist_has_the_same_files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert data.load_mnist(folder, "train")[0].shape == (4, 28, 28)
+    with pytest.raises(LoadError, match="a folder with MNIST's four idx files"):
+        data.load_mnist(tmp_path_factory.mktemp("empty"), "train")
+    with pytest.raises(LoadError, match="unknown split 'valid'"):
+        data.load_mnist(folder, "valid")  # type: ignore[arg-type]
+
+
+def test_a_header_cannot_ask_for_any_amount_of_memory(folder: Path) -> None:
+    huge = bytes((0, 0, 8, 3)) + b"\xff" * 12
+    (folder / data.FILES["test"][0]).write_bytes(gzip.compress(huge))
+    with pytest.raises(LoadError, match="expected at most 1073741824"):
+        data.load_fashion_mnist(folder, "test")
 
 
 def test_unknown_split(folder: Path) -> None:

@@ -1,0 +1,119 @@
+"""The scale on which coefficients are learned, and what it does for a deep network."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from training.coefficients import balance, coefficients, gradient_scales, mean_squares
+from training.datasets import DATASETS, Split
+from training.loop import Training, train_epoch
+from training.pixels import Pixels, Shape
+from training.recipes import make_recipe
+
+from opau_onnx import data
+from opau_onnx.nn import HP1, OrthogonalPade
+from opau_onnx.spec import BASES, FORMS
+
+SCIPY = {
+    "chebyshev": "eval_chebyt", "chebyshev_u": "eval_chebyu", "hermite_e": "eval_hermitenorm", "hermite": "eval_hermite",
+    "laguerre": "eval_laguerre", "legendre": "eval_legendre",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_mean_squares(basis: str) -> None:
+    from scipy import integrate, special
+
+    function = getattr(special, SCIPY[basis]) if basis in SCIPY else lambda n, x: x**n
+    for n, value in enumerate(mean_squares(basis, 6)):
+        density = lambda x, n=n: function(n, x) ** 2 * math.exp(-x * x / 2) / math.sqrt(2 * math.pi)  # noqa: E731
+        assert float(value) == pytest.approx(integrate.quad(density, -30, 30)[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_gradient_has_its_own_factor(form: str) -> None:
+    module = OrthogonalPade("hermite_e", (3, 2), form, groups=2)
+    model = nn.Sequential(module, nn.Linear(4, 4))
+    (top, c), (bottom, d) = gradient_scales(model)
+    assert top is module.numerator
+    assert bottom is module.denominator
+    first = FORMS[form].first
+    expected = torch.tensor([1.0, 1.0, 1 / 2, 1 / 6])
+    assert torch.allclose(c, expected)
+    assert torch.allclose(d, expected[first : first + bottom.shape[-1]])
+
+
+def test_balance_scales_coefficients_alone_and_after_clipping() -> None:
+    model = nn.Sequential(HP1(), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    balance(optimizer, model)
+    before = [p.detach().clone() for p in model.parameters()]
+    model(torch.randn(8, 3)).sum().backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    optimizer.step()
+    scales = [torch.tensor([1, 1, 1 / 2, 1 / 6, 1 / 24, 1 / 120]), torch.tensor([1, 1 / 2, 1 / 6, 1 / 24]), 1.0, 1.0]
+    for parameter, old, gradient, scale in zip(model.parameters(), before, gradients, scales, strict=True):
+        assert torch.allclose(old - parameter, gradient * scale, atol=1e-6)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, basis: str) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(part for _ in range(2) for part in (
+            nn.BatchNorm2d(width), OrthogonalPade(basis), nn.Conv2d(width, width, 3, padding=1, bias=False),
+        )))  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x)
+
+
+def deep(basis: str, width: int = 8, blocks: int = 8) -> nn.Module:
+    """As deep as PreActResNet-18, and small."""
+    torch.manual_seed(0)
+    stem = nn.Conv2d(1, width, 3, stride=4, padding=1, bias=False)
+    head = (nn.BatchNorm2d(width), OrthogonalPade(basis), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+    return nn.Sequential(stem, *(Block(width, basis) for _ in range(blocks)), *head)
+
+
+def learn(model: nn.Module, **options: Any) -> list[float]:
+    """The loss of each epoch of 20 steps on real images."""
+    torch.set_num_threads(1)
+    images, labels = data.load_sample()
+    split = Split(torch.from_numpy(images[:, np.newaxis]), torch.from_numpy(labels))
+    recipe = make_recipe("sgd-cosine", mirrored=True, epochs=4, batch_size=50, **options)
+    run = Training.begin("deep", model, recipe, Pixels(DATASETS["fashion-mnist"], Shape(1, 28)), split.steps(50))
+    return [train_epoch(run, split, lambda *_: None)["loss"] for _ in range(recipe.epochs)]
+
+
+def largest_slope(model: nn.Module) -> float:
+    """Of all activations, beyond their bends."""
+    modules = [m for m in model.modules() if isinstance(m, OrthogonalPade)]
+    return max(float((m.numerator[-1] / m.denominator[-1]).detach().abs()) for m in modules)
+
+
+@pytest.mark.parametrize("basis", ["hermite_e", "hermite"])
+def test_a_deep_network_learns_steadily(basis: str) -> None:
+    model = deep(basis)
+    losses = learn(model)
+    print(losses, largest_slope(model))
+    assert losses[-1] < 0.75 * losses[0]
+    assert max(losses) < 2.6
+    assert all(p.isfinite().all() for p in model.parameters())
+    start = [p.detach() for p in coefficients(deep(basis))]
+    assert all(not torch.equal(a, b) for a, b in zip(start, coefficients(model), strict=True))
+
+
+def test_without_a_common_scale_it_does_not() -> None:
+    # The control: the test above can fail.
+    model = deep("hermite")
+    try:
+        losses = learn(model, balanced=False, clip=0.0)
+    except FloatingPointError:
+        return
+    print(losses, largest_slope(model))
+    assert losses[-1] >= 0.75 * losses[0]
