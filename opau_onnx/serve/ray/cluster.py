@@ -27,6 +27,8 @@ LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     # Its only proxy forgets a replica within a second; Ray allows for 30.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # After which its processes end where its control process was killed; Ray waits a minute for another to take its place.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 """Of a cluster that is started for the server. Several of Ray's ports listen on all interfaces: they ask for the token."""
 SIDE_PORTS = {
@@ -259,11 +261,18 @@ def _deploy(found: Arguments) -> None:
 
 
 def _tell(server: ServerSettings, replicas: int) -> None:
+    import ray
+
     for protocol, port in (("http", server.http_port), ("grpc", server.grpc_port)):
         if port > 0:
             logger.info("listening", extra={"fields": {"protocol": protocol, "host": server.host, "port": port}})
-    proxy = "HAProxy" if os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1" else "Ray's own"
+    proxy = "HAProxy" if ray.get(ray.remote(num_cpus=0)(behind_haproxy).remote()) else "Ray's own"
     logger.info("ready", extra={"fields": {"engine": "ray", "replicas": replicas, "proxy": proxy}})
+
+
+def behind_haproxy() -> bool:
+    """Whether this process belongs to a cluster that was started with HAProxy."""
+    return os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
 
 
 def _watch(stop: threading.Event) -> None:
