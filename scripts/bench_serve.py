@@ -185,16 +185,17 @@ def page(report: dict[str, Any]) -> str:
     lines = [
         "# Serving",
         "",
-        f"`python scripts/bench_serve.py`, {report['date']}, {report['machine']['cpu']}, {report['cores']} cores, "
-        f"onnxruntime {report['machine']['onnxruntime']}. {CLIENTS} closed-loop clients on the same cores, one row a request, binary "
-        "tensors, every answer checked; the server's default settings. Rows above HTTP: onnxruntime in one process, without a server, one "
+        f"`python scripts/bench_serve.py`, {report['date']}, {report['machine']['cpu']}, {report['cores']} cores, onnxruntime "
+        f"{report['machine']['onnxruntime']}. {CLIENTS} closed-loop clients on the same cores, one row a request, binary tensors, "
+        "every answer checked; the default settings. Above HTTP: onnxruntime in one process, without a server, one "
         f"onnxruntime thread a run. Medians of {report['rounds']} rounds of {report['seconds']:g} s.",
         "",
     ]
     for name, subjects in report["models"].items():
         found = {key: medians(turns) for key, turns in subjects.items()}
         bases = list(IN_PROCESS)
-        lines += [f"## {name}", "", "| | rows/s | " + " | ".join(f"of {base}" for base in bases) + " | p50 ms | p99 ms | p99 / p50 |"]
+        shares = " | ".join(f"of {base}" for base in bases)
+        lines += [f"## {name}", "", f"| | rows/s | {shares} | p50 ms | p99 ms | p99 / p50 |"]
         lines.append("|---" * (5 + len(bases)) + "|")
         for key, one in found.items():
             shares = " | ".join(f"{one['rows_per_s'] / found[base]['rows_per_s']:.2f}" for base in bases)

@@ -22,6 +22,8 @@ from opau_onnx.serve.statistics import Statistics, Times
 from opau_onnx.serve.tensors import Array
 
 Key = tuple[Any, ...]
+PATIENCE = 4
+"""Delays after which a worker that was to be free soon is no longer waited for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +90,7 @@ class Batcher:
         self._open: set[Ticket] = set()
         self.waiting = 0
         self._closed = False
+        self._started, self._typical_ns = 0, 0.0
         for number, runner in enumerate(runners):
             threading.Thread(target=self._work, args=(number, runner), daemon=True, name=f"opau-worker-{number}").start()
 
@@ -186,7 +189,20 @@ class Batcher:
             if key is None:
                 self._come_back(now)
                 return
+            if self._soon_free(now, key):
+                self._wake(self._started + PATIENCE * self._delay_ns - now)
+                return
+            self._started = now
             self._inboxes[self._free.pop()].put(self._take(key))
+
+    def _soon_free(self, now: int, key: Key) -> bool:
+        """Whether a worker is about to end, so that waiting for it makes one larger batch instead of two.
+
+        Where runs are shorter than the delay, a second worker gains nothing: they fight for Python's lock with the event loop.
+        """
+        busy = len(self._inboxes) > len(self._free)
+        quick = self._typical_ns < self._delay_ns and now - self._started < PATIENCE * self._delay_ns
+        return busy and quick and self._groups[key].rows < self.max_batch_size
 
     def _due(self, now: int) -> Key | None:
         """The group that runs next: the one with the oldest piece of those that are full or have waited."""
@@ -200,10 +216,13 @@ class Batcher:
         return best
 
     def _come_back(self, now: int) -> None:
+        oldest = min(group.pieces[0].queued for group in self._groups.values())
+        self._wake(oldest + self._delay_ns - now)
+
+    def _wake(self, after_ns: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        oldest = min(group.pieces[0].queued for group in self._groups.values())
-        self._timer = self._loop.call_later(max(0, oldest + self._delay_ns - now) / 1e9, self._pump)
+        self._timer = self._loop.call_later(max(0, after_ns) / 1e9, self._pump)
 
     def _take(self, key: Key) -> list[Piece]:
         group, rows = self._groups[key], 0
@@ -231,6 +250,7 @@ class Batcher:
 
     def _finished(self, number: int, outcome: Outcome) -> None:
         self._free.append(number)
+        self._typical_ns += (outcome.times.end - outcome.times.start - self._typical_ns) / 16
         self._pump()  # the worker first, the answers then
         self.statistics.batch(outcome.rows, outcome.times)
         for piece, result in zip(outcome.pieces, outcome.results, strict=True):

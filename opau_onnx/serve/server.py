@@ -104,6 +104,7 @@ class Server:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=1,  # what was accepted has been answered by then
             **security.uvicorn_tls(self._settings),

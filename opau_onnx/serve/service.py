@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from opau_onnx.serve.config import Settings
@@ -51,6 +49,21 @@ class Answer:
         return sum(piece.rows for piece in self.ticket.pieces)
 
 
+class Held:
+    """Bytes that are counted as pending."""
+
+    __slots__ = ("_service", "_size")
+
+    def __init__(self, service: Service, size: int) -> None:
+        self._service, self._size = service, size
+
+    def __enter__(self) -> None:
+        self._service.pending_bytes += self._size
+
+    def __exit__(self, *error: object) -> None:
+        self._service.pending_bytes -= self._size
+
+
 class Service:
     """What a server serves.
 
@@ -76,20 +89,15 @@ class Service:
         """Whether load balancers should send requests."""
         return self.repository.ready and not self.draining
 
-    @contextmanager
-    def held(self, size: int) -> Iterator[None]:
-        """Count a request's bytes while it is read and waits.
+    def held(self, size: int) -> Held:
+        """Within it, a request's bytes are counted: while it is read and waits.
 
         Raises:
             QueueFullError: too many are counted already.
         """
         if self.pending_bytes + size > self.settings.server.max_pending_bytes:
             raise QueueFullError("the requests that wait for this server fill its memory; try again later")
-        self.pending_bytes += size
-        try:
-            yield
-        finally:
-            self.pending_bytes -= size
+        return Held(self, size)
 
     async def infer(self, request: Request) -> Answer:
         """Answer a request; one whose task is cancelled leaves the queue.

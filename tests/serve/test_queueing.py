@@ -126,6 +126,38 @@ def test_a_request_waits_for_others_while_the_worker_is_free() -> None:
     run(test())
 
 
+class Quick(Doubling):
+    """Quick, but for batches that hold a 7, which wait for ``slow``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = threading.Event()
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        if (inputs["x"] == 7).any():
+            assert self.slow.wait(20)
+        return super().run(inputs)
+
+
+def test_a_worker_that_is_late_is_waited_for_no_longer_than_patience() -> None:
+    async def test() -> None:
+        runner = Quick()
+        batcher = Batcher(
+            [runner] * 2, max_batch_size=8, max_delay_us=20_000, max_queue=9, statistics=Statistics(),
+            loop=asyncio.get_running_loop(),
+        )  # fmt: skip
+        later = asyncio.get_running_loop().time() + 20
+        late = batcher.submit({"x": np.array([[7.0]])}, later)
+        await asyncio.sleep(0.03)  # it runs now
+        other = batcher.submit({"x": np.array([[1.0]])}, later)
+        assert (await other.future)["y"].item() == 2.0  # by the other worker
+        assert not late.future.done()
+        runner.slow.set()
+        assert (await late.future)["y"].item() == 14.0
+
+    run(test())
+
+
 def test_a_full_batch_does_not_wait() -> None:
     async def test() -> None:
         bench = Bench(max_batch_size=2, max_delay_us=60_000_000)

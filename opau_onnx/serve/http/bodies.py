@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from starlette.types import Message, Receive, Scope, Send
 
 from opau_onnx.serve.failures import DeadlineError, InvalidRequestError, TooLargeError
-from opau_onnx.serve.service import Service
+from opau_onnx.serve.service import Held, Service
 
 Headers = dict[bytes, bytes]
 _WINDOW = {b"gzip": 31, b"deflate": 15}
@@ -21,9 +19,8 @@ class Disconnected(Exception):  # noqa: N818 - not an error
     """The client went away."""
 
 
-@contextmanager
-def room(service: Service, headers: Headers) -> Iterator[None]:
-    """Count the body's bytes while the request lasts.
+def room(service: Service, headers: Headers) -> Held:
+    """Within it, the body's bytes are counted.
 
     Raises:
         TooLargeError: the request is larger than allowed.
@@ -33,8 +30,7 @@ def room(service: Service, headers: Headers) -> Iterator[None]:
     size = announced(headers)
     if size is not None and size > limit:
         raise TooLargeError(f"the request has {size} bytes; this server takes {limit}")
-    with service.held(limit if size is None else size):
-        yield
+    return service.held(limit if size is None else size)
 
 
 def announced(headers: Headers) -> int | None:

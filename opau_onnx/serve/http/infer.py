@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
@@ -73,7 +71,7 @@ class Infer:
             asked.id = decoded.id
             request = Request(asked.model, asked.version, decoded.inputs, decoded.outputs, decoded.timeout_us, asked.started)
             asked.submitted = True
-            with _watched(receive):
+            with _Watch(receive):
                 answer = await self._service.infer(request)
             return answer, *encode(answer, decoded)
 
@@ -91,34 +89,35 @@ class Infer:
         return decode(body, int(value))
 
 
-@contextmanager
-def _watched(receive: Receive) -> Iterator[None]:
-    """Cancel what is awaited once the client goes away; raises Disconnected then."""
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
-    watcher: asyncio.Task[None] | None = None
+class _Watch:
+    """Within it, what is awaited is cancelled once the client goes away; then it raises Disconnected."""
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
+    __slots__ = ("_gone", "_loop", "_receive", "_task", "_timer", "_watcher")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._gone = receive, False
+        self._watcher: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._timer = self._loop.call_later(WATCH_AFTER, self._begin)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._gone and isinstance(error, asyncio.CancelledError):
+            assert self._task is not None
+            self._task.uncancel()
+            raise Disconnected from None
+
+    def _begin(self) -> None:
+        self._watcher = self._loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        gone = True
-        task.cancel()
-
-    def begin() -> None:
-        nonlocal watcher
-        watcher = asyncio.get_running_loop().create_task(watch())
-
-    timer = asyncio.get_running_loop().call_later(WATCH_AFTER, begin)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        task.uncancel()
-        raise Disconnected from None
-    finally:
-        timer.cancel()
-        if watcher is not None:
-            watcher.cancel()
+        self._gone = True
+        assert self._task is not None
+        self._task.cancel()
