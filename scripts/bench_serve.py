@@ -186,8 +186,8 @@ def page(report: dict[str, Any]) -> str:
         "# Serving",
         "",
         f"`python scripts/bench_serve.py`, {report['date']}, {report['machine']['cpu']}, {report['cores']} cores, onnxruntime "
-        f"{report['machine']['onnxruntime']}. {CLIENTS} closed-loop clients on the same cores, one row a request, binary tensors, "
-        "every answer checked; the default settings. Above HTTP: onnxruntime in one process, without a server, one "
+        f"{report['machine']['onnxruntime']}. {CLIENTS} closed-loop clients on the same cores, one row a request, binary "
+        "tensors, every answer checked; the default settings. Above HTTP: onnxruntime in one process, without a server, one "
         f"onnxruntime thread a run. Medians of {report['rounds']} rounds of {report['seconds']:g} s.",
         "",
     ]

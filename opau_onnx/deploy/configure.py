@@ -73,7 +73,7 @@ def _settings(model: Path, file: OnnxFile, needed: Library, options: Options, no
         device="cpu" if options.device == "cpu" else "auto",
         library=use,
         max_batch_size=options.max_batch_size,
-        input_shapes=options.input_shapes,
+        input_shapes=dict(options.input_shapes),
         batch_check=options.batch_check,
     )
 
