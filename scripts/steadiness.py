@@ -52,6 +52,7 @@ CASES = (
     Case("efficientnet_b0", "relu"), Case("efficientnet_b0", "hp1"),
 )  # fmt: skip
 MEASURES: dict[str, dict[str, Any]] = {
+    "coefficients frozen": {"balanced": False, "clip": 0.0, "coefficient_lr": 0.0},
     "plain SGD": {"balanced": False, "clip": 0.0},
     "coefficients at 0.1 lr": {"balanced": False, "clip": 0.0, "coefficient_lr": 0.1},
     "norm at most 5": {"balanced": False, "clip": 5.0},

@@ -1,0 +1,108 @@
+"""The results as a page: a table, what can be said of it, and the paper's figures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from opau_onnx.files import replacing
+from training.comparison import paper
+from training.comparison.conclusions import conclusions, difference, name, plus_minus
+from training.comparison.figures import BASE, LEVEL, Summary, summaries
+from training.comparison.store import Store
+
+Table = Sequence[Sequence[str]]
+
+
+def write(store: Store, path: Path, picture: str) -> None:
+    """Write the page; ``picture`` is the name of the PNG beside it."""
+    found = summaries(store.runs)
+    parts = [
+        "# Activations compared",
+        _about(store, found),
+        _table(_rows(store, found)),
+        _legend(store, found),
+        f"![test accuracy, time to train and time to run of each activation]({picture})",
+        "## What can be said",
+        *conclusions(found, store.inference.get("results", {})),
+        "## The paper's figures",
+        *_paper(),
+    ]
+    with replacing(path) as temporary:
+        temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+
+def _about(store: Store, found: Sequence[Summary]) -> str:
+    budget, machine = store.budget, store.machine
+    data, recipe = store.settings["data"], store.settings["recipe"]
+    seeds = ", ".join(map(str, sorted({r["seed"] for r in store.runs})))
+    lines = [
+        f"`{store.command}`, {machine['date']}: {store.settings['architecture']} on {data['name']} "
+        f"({data['training_images']:,} training images, {data['test_images']:,} test images), {len(found)} activations, "
+        f"seeds {seeds}, {budget['epochs']} epochs each.",
+        f"{_sentence(recipe['optimizer'])} Learning rate {recipe['lr']:g}; {_sentence(recipe['schedule'], start=False)} "
+        f"Batches of {recipe['batch_size']}. {_sentence(recipe['loss'])} Augmentation: {recipe['augmentation']}.",
+        "The weights after the last epoch are tested, once; nothing is selected.",
+        f"{machine.get('gpu') or machine['cpu']}, {machine['jobs']} runs side by side with {recipe['threads']} thread each, "
+        f"PyTorch {machine['torch']}, onnxruntime {machine['onnxruntime']}.",
+    ]
+    if budget["minutes"] is not None:
+        lines[0] += f" So many epochs fit into {budget['minutes']:g} minutes by a measurement beforehand; all get the same."
+    return "\n".join(lines)
+
+
+def _sentence(text: str, *, start: bool = True) -> str:
+    return f"{text[:1].upper() if start else text[:1]}{text[1:]}."
+
+
+def _rows(store: Store, found: Sequence[Summary]) -> Table:
+    head = [
+        "activation", "test accuracy, %", "from ReLU, points", "larger than its uncertainty?", "parameters", "s an epoch",
+        "inference, ms", "of ReLU's",
+    ]  # fmt: skip
+    times = {key: 1e3 * r["median_s"] for key, r in store.inference.get("results", {}).items()}
+    rows = [[
+        name(s), plus_minus(s.mean, s.deviation), difference(s.difference),
+        "" if s.difference is None else s.difference.verdict, f"{s.parameters:,}", f"{s.epoch_seconds:.1f}",
+        f"{times[s.activation]:.2f}" if s.activation in times else "",
+        f"{times[s.activation] / times[BASE]:.2f}" if s.activation in times and BASE in times else "",
+    ] for s in found]  # fmt: skip
+    return [head, *rows]
+
+
+def _table(rows: Table) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
+
+
+def _legend(store: Store, found: Sequence[Summary]) -> str:
+    lines = [
+        "Accuracy: mean ± sample deviation over the seeds. From ReLU: the mean of the differences of runs of one seed (same "
+        f"order, augmentation and initial weights) ± half of Student's {LEVEL:.0%} interval. Seconds an epoch: median, "
+        "beside another run where runs went side by side."
+    ]
+    if store.inference:
+        lines.append(
+            f"Inference: onnxruntime, {store.inference['threads']} thread, batch {store.inference['batch']}, learned "
+            "activations in our compiled kernel, the networks in turns, medians."
+        )
+    lines += [f"{name(s)}: {len(s.failed)} runs failed ({s.failed[0]})." for s in found if s.failed]
+    lines += [f"{lost}: every run failed ({why})." for lost, why in _lost(store, found).items()]
+    return "\n".join(lines)
+
+
+def _lost(store: Store, found: Sequence[Summary]) -> dict[str, str]:
+    known = {s.activation for s in found}
+    return {r["activation"]: r["failed"] for r in store.runs if "failed" in r and r["activation"] not in known}
+
+
+def _paper() -> list[str]:
+    head = ["data", "model", "HP-1, the paper's", "HP-2, the paper's"]
+    rows = [[r.dataset.upper(), r.model, f"{r.hp1:+.2f}", f"{r.hp2:+.2f}"] for r in paper.ROWS]
+    commands = "\n".join(paper.command(row) for row in paper.ROWS)
+    return [
+        f"{paper.SOURCE}. **Not measured here.** {paper.ABOUT}",
+        _table([head, *rows]),
+        "What repeats its lines on a GPU, by recipes that are ours ([training.md](training.md)); FOLDER holds the data set's "
+        "binary version:",
+        f"```\n{commands}\n```",
+    ]
