@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -69,6 +70,9 @@ def main(
         names = tuple(dict.fromkeys(activation or DEFAULT))
         wish = Wish(names, seeds, epochs, time_budget, jobs, batch, output)
         _compare(work.Settings(model, dataset, data_folder, limit, recipe, work_dir), wish)
+    except BrokenProcessPool:
+        errors.print("error: a worker ended unexpectedly, out of memory perhaps; the same command goes on", soft_wrap=True)
+        raise typer.Exit(1) from None
     except (OpauError, OSError) as error:
         errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

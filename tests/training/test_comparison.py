@@ -197,7 +197,7 @@ def test_the_whole_killed_and_continued(idx_folder: Path, tmp_path: Path) -> Non
             if "1/4" in line:
                 process.kill()
                 break
-    # The workers notice within a second.
+    # The workers notice.
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (left := workers(tmp_path)):
         time.sleep(0.2)

@@ -11,6 +11,10 @@ from training.comparison.conclusions import conclusions, difference, name, plus_
 from training.comparison.figures import BASE, LEVEL, Summary, summaries
 from training.comparison.store import Store
 
+EXTRAS = {
+    "gradient_norm": "Norm of the gradient", "coefficients": "Coefficients of activations", "precision": "Precision",
+}  # fmt: skip
+"""Parts of a recipe that not every one has."""
 Table = Sequence[Sequence[str]]
 
 
@@ -36,15 +40,17 @@ def _about(store: Store, found: Sequence[Summary]) -> str:
     budget, machine = store.budget, store.machine
     data, recipe = store.settings["data"], store.settings["recipe"]
     seeds = ", ".join(map(str, sorted({r["seed"] for r in store.runs})))
+    processor = machine["gpu" if recipe.get("device") == "cuda" else "cpu"]
     lines = [
         f"`{store.command}`, {machine['date']}: {store.settings['architecture']} on {data['name']} "
         f"({data['training_images']:,} training images, {data['test_images']:,} test images), {len(found)} activations, "
         f"seeds {seeds}, {budget['epochs']} epochs each.",
         f"{_sentence(recipe['optimizer'])} Learning rate {recipe['lr']:g}; {_sentence(recipe['schedule'], start=False)} "
-        f"Batches of {recipe['batch_size']}. {_sentence(recipe['loss'])} Augmentation: {recipe['augmentation']}.",
+        f"Batches of {recipe['batch_size']}. {_sentence(recipe['loss'])} Augmentation: {recipe['augmentation']}."
+        + "".join(f" {text}: {recipe[key]}." for key, text in EXTRAS.items() if key in recipe),
         "The weights after the last epoch are tested, once; nothing is selected.",
-        f"{machine.get('gpu') or machine['cpu']}, {machine['jobs']} runs side by side with {recipe['threads']} thread each, "
-        f"PyTorch {machine['torch']}, onnxruntime {machine['onnxruntime']}.",
+        f"{processor}, {machine['jobs']} runs side by side with {recipe['threads']} thread each, PyTorch {machine['torch']}, "
+        f"onnxruntime {machine['onnxruntime']}.",
     ]
     if budget["minutes"] is not None:
         lines[0] += f" So many epochs fit into {budget['minutes']:g} minutes by a measurement beforehand; all get the same."

@@ -64,15 +64,15 @@ def pool(settings: Settings, jobs: int) -> ProcessPoolExecutor:
 def _start(settings: Settings) -> None:
     global _data
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers without a word; the parent has the last one
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _data = settings.read().to(settings.recipe.device)
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """A parent that is killed cannot end its workers."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def run(settings: Settings, activation: str, seed: int) -> dict[str, Any]:
