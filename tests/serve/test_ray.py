@@ -70,7 +70,7 @@ class Cluster:
         limits = ["--max-request-bytes", str(LARGEST_REQUEST)]
         command = [sys.executable, "-m", "opau_onnx.cli.serve", *self.models.values(), *options, *listen, *limits]
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, process_group=0)
         self.wait(lambda: "engine=ray" in self.log and len(self.pids()) == 2)
 
     def wait(self, condition: Callable[[], Any]) -> None:
@@ -91,10 +91,11 @@ class Cluster:
         return {int(pid) for pid in re.findall(r"ServeReplica:opau:OpauServe pid=(\d+)\).*model ready", self.log)}
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """SIGTERM to the whole group, as ``timeout`` does it; the exit code."""
         if self._process is None:
             return 0
-        self._process.terminate()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
         return self._process.wait(60)
 
     def get(self, path: str, port: str = "http") -> str:

@@ -1,34 +1,26 @@
-"""``opau-serve --engine ray``: replicas on a Ray cluster that it starts on this machine, or on that which RAY_ADDRESS names."""
+"""The connection to a Ray cluster: one that is started on this machine, or the one that RAY_ADDRESS names."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
-import re
 import signal
 import socket
-import threading
-import time
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
+from opau_onnx.errors import LoadError
+from opau_onnx.serve.config import usable_cores
+from opau_onnx.serve.ray.settings import ENVIRONMENT
+from opau_onnx.serve.ray.signals import Signals, Stopped
 
-from opau_onnx.errors import DeviceError, LoadError
-from opau_onnx.serve import logs, security
-from opau_onnx.serve.config import ServerSettings, Settings, usable_cores
-from opau_onnx.serve.ray.settings import DEPLOYMENT, ENVIRONMENT, PROXIES, SERVICER, Arguments, arguments
-
-logger = logging.getLogger("opau_onnx.serve")
-APPLICATION = "opau"
 LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     # Its only proxy forgets a replica within a second; Ray allows for 30.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-    # After which its processes end where its control process was killed; Ray waits a minute for another to take its place.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 """Of a cluster that is started for the server. Several of Ray's ports listen on all interfaces: they ask for the token."""
 SIDE_PORTS = {
@@ -38,90 +30,11 @@ SIDE_PORTS = {
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500,
 }
 """That Ray's proxies listen on besides; a second cluster on the machine gets others."""
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SMALLEST_STORE = 80 * 2**20
 """Bytes of shared memory that Ray wants at least. Behind HAProxy no request passes through it."""
-WATCH_S = 5.0
-DRAIN_MARGIN_S = 10.0
-TIMEOUT_MARGIN_S = 5.0
-"""After which Ray ends a request that it has itself kept waiting; the application has ended all others by then."""
-_OURS = re.compile(r"opau_onnx\.[\w.]+Error: ([^\n]+)")
 
 
-class Stopped(BaseException):
-    """A signal came while the server was starting."""
-
-
-class Signals:
-    """SIGTERM and SIGINT: the first sets ``stop``, and raises Stopped while ``starting``; a second one ends the process."""
-
-    def __init__(self) -> None:
-        self.stop, self.starting = threading.Event(), True
-
-    def listen(self) -> None:
-        """To be called again after Ray has put its own handlers in their place."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.stop.is_set():
-            os._exit(128 + number)
-        self.stop.set()
-        if self.starting:
-            raise Stopped
-
-
-def serve_here(settings: Settings, replicas: int) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
-
-    Args:
-        settings: of the server and its models. The address and the ports are those of Ray's proxies.
-        replicas: copies of the server. On a cluster of its own they share this machine's cores and GPUs; on another each takes
-            one core, and one GPU unless all models are for the CPU.
-
-    Raises:
-        LoadError: a setting that Ray cannot honour, a port that is taken, or a replica that cannot start.
-        DeviceError: CUDA is asked for, and the cluster has no GPU.
-    """
-    joined = "RAY_ADDRESS" in os.environ
-    check(settings.server, probe=not joined)
-    logs.configure(settings.server.log_format, settings.server.log_level)
-    signals = Signals()
-    signals.listen()
-    try:
-        with _cluster(signals, joined=joined):
-            _serve(settings, replicas, signals, joined=joined)
-    except Stopped:
-        logger.info("stopped before the models were loaded")
-    else:
-        logger.info("stopped")
-
-
-def check(server: ServerSettings, *, probe: bool) -> None:
-    """Whether Ray can honour the settings.
-
-    Args:
-        server: the settings.
-        probe: whether the ports must be free on this machine.
-
-    Raises:
-        LoadError: it cannot.
-    """
-    if server.tls_cert is not None:
-        raise LoadError("TLS is not possible with --engine ray: its proxies take plain text; end TLS in a proxy before them")
-    if server.http_port < 1:
-        raise LoadError(f"--http-port is {server.http_port}; with --engine ray, expected a port: its proxies always serve HTTP")
-    if server.grpc_port == 0:
-        raise LoadError("--grpc-port is 0; with --engine ray, expected a port, or -1 for no gRPC")
-    security.token(server)  # for its errors, before anything starts
-    if probe:
-        for name, port in (("--http-port", server.http_port), ("--grpc-port", server.grpc_port)):
-            why = _taken(server.host, port) if port > 0 else None
-            if why is not None:
-                raise LoadError(f"cannot listen on {server.host}, port {port}: {why}; choose another with {name}")
-
-
-def _taken(host: str, port: int) -> str | None:
+def taken(host: str, port: int) -> str | None:
     """Why a port cannot be listened on."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -133,14 +46,14 @@ def _taken(host: str, port: int) -> str | None:
 
 def _free(port: int) -> int:
     """The port, or any other where it is taken."""
-    if _taken("0.0.0.0", port) is None:
+    if taken("0.0.0.0", port) is None:
         return port
     with socket.create_server(("0.0.0.0", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager
-def _cluster(signals: Signals, *, joined: bool) -> Iterator[None]:
+def connected(signals: Signals, *, joined: bool) -> Iterator[None]:
     """A connection to a Ray cluster; one that was started for it ends with it."""
     environment: Mapping[str, str] = ENVIRONMENT
     if not joined:
@@ -156,8 +69,11 @@ def _cluster(signals: Signals, *, joined: bool) -> Iterator[None]:
     if os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1":
         own["object_store_memory"] = SMALLEST_STORE
     try:
-        ray.init(**({"address": os.environ["RAY_ADDRESS"]} if joined else own), logging_level=logging.WARNING)
-    except SystemExit:  # of Ray's own handler of SIGTERM
+        with _group():
+            ray.init(**({"address": os.environ["RAY_ADDRESS"]} if joined else own), logging_level=logging.WARNING)
+    except (SystemExit, SystemError):  # of Ray's own handlers of SIGTERM, which stand in place of ours meanwhile
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)  # one of them would abort the process in 3 seconds
         raise Stopped from None
     except ConnectionError as error:
         raise LoadError(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {error}") from None
@@ -168,144 +84,26 @@ def _cluster(signals: Signals, *, joined: bool) -> Iterator[None]:
         ray.shutdown()
 
 
-def _serve(settings: Settings, replicas: int, signals: Signals, *, joined: bool) -> None:
-    import ray
-    from ray import serve
+@contextlib.contextmanager
+def _group() -> Iterator[None]:
+    """What is started meanwhile gets a process group of its own.
 
-    found = shared_out(settings, replicas, ray.cluster_resources(), joined=joined)
-    server = settings.server
-    if joined:
-        _check_cluster(server.host, len([node for node in ray.nodes() if node["Alive"]]))
-    limit = {"request_timeout_s": server.request_timeout_s + TIMEOUT_MARGIN_S}
-    grpc_options = {"port": server.grpc_port, "grpc_servicer_functions": [SERVICER], **limit} if server.grpc_port > 0 else None
-    serve.start(
-        http_options={"host": server.host, "port": server.http_port, **limit},
-        grpc_options=grpc_options,
-        logging_config={"log_level": "WARNING"},
-    )
-    try:
-        _deploy(found)
-        signals.starting = False
-        _tell(server, replicas)
-        _watch(signals.stop)
-        logger.info("draining: accepted requests are answered, new ones refused")
-    finally:
-        signals.starting = False
-        _withdraw(server.drain_timeout_s, joined=joined)
-
-
-def shared_out(settings: Settings, replicas: int, resources: Mapping[str, float], *, joined: bool) -> Arguments:
-    """The application's arguments, with each replica's part of the cluster.
-
-    Raises:
-        DeviceError: CUDA is asked for, and there is no GPU.
+    Whoever ends a command with a signal to its whole group would otherwise end Ray's processes too, before they have drained.
     """
-    devices = {model.device for model in settings.models.values()}
-    gpus = int(resources.get("GPU", 0))
-    if "cuda" in devices and not gpus:
-        raise DeviceError("device is 'cuda', but the Ray cluster has no GPU")
-    cpus = 1.0
-    if not joined:
-        cores = usable_cores()
-        cpus = float(cores // replicas) or math.floor(1e4 * cores / replicas) / 1e4
-    on_one = 1 if joined else math.ceil(replicas / gpus) if gpus else 0  # replicas that share a GPU
-    server = {name: value for name, value in msgspec.to_builtins(settings.server).items() if name not in PROXIES}
-    return arguments(
-        {
-            "models": msgspec.to_builtins(settings.models),
-            **server,
-            "replicas": replicas,
-            "num_cpus": cpus,
-            "num_gpus": 1 / on_one if gpus and devices != {"cpu"} else 0.0,
-        }
-    )
-
-
-def _check_cluster(host: str, nodes: int) -> None:
-    """Whether the application can be served there.
-
-    Raises:
-        LoadError: it cannot.
-    """
-    from ray import serve
-
-    if serve.status().proxies:
-        raise LoadError(
-            "Ray Serve runs on this cluster already, with addresses of its own; write a config file (opau-deploy ray) and"
-            " deploy it there (serve deploy)"
-        )
-    if nodes > 1 and host in LOOPBACK:
-        raise LoadError(
-            f"the cluster has {nodes} machines, and replicas listen where the proxies do: on {host} they cannot be reached from"
-            " other machines; use --host 0.0.0.0"
-        )
-
-
-def _deploy(found: Arguments) -> None:
-    """Start the replicas and wait until all of them serve.
-
-    Raises:
-        LoadError: they cannot start.
-    """
-    from ray import serve
-
-    from opau_onnx.serve.ray.deployment import build
-
-    try:
-        serve.run(build(found), name=APPLICATION, route_prefix="/")
-    except RuntimeError as error:
-        application = serve.status().applications[APPLICATION]
-        told = "\n".join([str(error), application.message, *(d.message for d in application.deployments.values())])
-        why = _OURS.findall(told)
-        raise LoadError(f"the replicas cannot start: {why[-1] if why else told}") from None
-
-
-def _tell(server: ServerSettings, replicas: int) -> None:
-    import ray
-
-    for protocol, port in (("http", server.http_port), ("grpc", server.grpc_port)):
-        if port > 0:
-            logger.info("listening", extra={"fields": {"protocol": protocol, "host": server.host, "port": port}})
-    proxy = "HAProxy" if ray.get(ray.remote(num_cpus=0)(behind_haproxy).remote()) else "Ray's own"
-    logger.info("ready", extra={"fields": {"engine": "ray", "replicas": replicas, "proxy": proxy}})
+    if sys.platform == "win32":
+        yield
+        return
+    before = os.getpgrp()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0) as leader:
+        with contextlib.suppress(PermissionError):  # of the leader of a session, e.g. in a container: it must stay
+            os.setpgid(0, leader.pid)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(PermissionError):
+                os.setpgid(0, before)
 
 
 def behind_haproxy() -> bool:
     """Whether this process belongs to a cluster that was started with HAProxy."""
     return os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
-
-
-def _watch(stop: threading.Event) -> None:
-    """Tell how the replicas are doing, until the end.
-
-    Raises:
-        LoadError: somebody else removed the application.
-    """
-    from ray import serve
-
-    before = None
-    while not stop.wait(WATCH_S):
-        found = serve.status().applications.get(APPLICATION)
-        if found is None:
-            raise LoadError("the application was removed from the Ray cluster by somebody else")
-        states = dict(found.deployments[DEPLOYMENT].replica_states)
-        if before not in (None, states):
-            logger.warning("replicas changed", extra={"fields": {"status": str(found.status.value), **states}})
-        before = states
-
-
-def _withdraw(drain_timeout_s: float, *, joined: bool) -> None:
-    """Answer what was accepted and end the replicas; on a cluster that is not ours, end Serve too unless others use it now."""
-    from ray import serve
-
-    until = time.monotonic() + drain_timeout_s + DRAIN_MARGIN_S
-    while True:
-        try:
-            serve.delete(APPLICATION)  # waits, but for a minute only
-            break
-        except TimeoutError:
-            if time.monotonic() > until:
-                logger.warning("replicas did not end within drain_timeout_s")
-                break
-    if joined and not serve.status().applications:
-        serve.shutdown()
