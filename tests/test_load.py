@@ -87,9 +87,9 @@ def test_the_same_checkpoint_has_the_same_bytes(checkpoint: Path, tmp_path: Path
         ({"example_input": [1.0]}, "not of the right kind"),
         ({"architecture": ["lenet"]}, "not of the right kind"),
         ({"arguments": [1]}, "not of the right kind"),
-        ({"arguments": {1: 2}}, "cannot be made"),
-        ({"arguments": {"activation": ["relu"]}}, "cannot be made"),
-        ({"arguments": {"activation": "relu", "classes": -1}}, "cannot be made"),
+        ({"arguments": {1: 2}}, "classes is -1; expected a whole number"),
+        ({"arguments": {"activation": ["relu"]}}, "classes is -1; expected a whole number"),
+        ({"arguments": {"activation": "relu", "classes": -1}}, "classes is -1; expected a whole number"),
         ({"state_dict": [1]}, "do not fit"),
     ],
 )
