@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,23 +15,21 @@ from opau_onnx.deploy import DeployError
 from opau_onnx.files import replacing
 from opau_onnx.runtime import model as models
 from opau_onnx.serve.config import DEFAULT_MAX_BATCH_SIZE, settings
+from opau_onnx.serve.ray.settings import DEPLOYMENT, ENVIRONMENT, SERVICER
 
 IMPORT_PATH = "opau_onnx.serve.ray:app"
-DEPLOYMENT = "OpauServe"
-SERVICER = "tritonclient.grpc.service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
-"""What Ray's gRPC proxy speaks: the service of the Open Inference Protocol."""
 _HEADER = """\
 # Written by opau-deploy {version}. With opau-onnx[ray] installed on every machine:
 #
-#   export RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1  # HAProxy in front: five to nine times the requests
-#   export RAY_worker_niceness=0      # replicas are not put last by the system
-#   export RAY_USAGE_STATS_ENABLED=0  # nothing is reported to Ray's makers
-#   ray start --head                  # and `ray start --address=HEAD:6379` on the others, with the same variables
+{exports}
+#   ray get-auth-token --generate  # once; then the same ~/.ray/auth_token on every machine, which Ray's own ports ask for
+#   ray start --head               # and `ray start --address=HEAD:6379` on the others, with the same variables
 #   serve deploy {name}
 #
-# On one machine, without `ray start`: `serve run {name}` with the same variables.
-# The models have to lie at the paths below on every machine. Ray's own ports and its gRPC proxy listen on every interface and
-# ask for no password: keep them in a network of their own.
+# On one machine, without `ray start`: `serve run {name}` with the same variables. On several machines http_options.host has
+# to be 0.0.0.0 (--host 0.0.0.0): a proxy hands requests to the replicas of all machines, and they listen where it does.
+# The models have to lie at the paths below on every machine. Replicas listen for gRPC on every interface, from port 40000 on;
+# only a token_file among the args keeps strangers out there.
 """
 
 
@@ -104,9 +103,10 @@ def deploy_ray(model_files: Sequence[str | Path], output: str | Path, options: O
         raise DeployError("PyYAML, which comes with Ray, is not installed: pip install 'opau-onnx[ray]'")
     import yaml
 
-    text = _HEADER.format(version=__version__, name=output.name.encode("unicode_escape").decode()) + yaml.safe_dump(
-        ray_config(model_files, options), sort_keys=False, width=128
-    )
+    variables = {**ENVIRONMENT, "RAY_AUTH_MODE": "token"}
+    exports = "\n".join(f"#   export {name}={shlex.quote(value)}" for name, value in variables.items())
+    header = _HEADER.format(version=__version__, exports=exports, name=output.name.encode("unicode_escape").decode())
+    text = header + yaml.safe_dump(ray_config(model_files, options), sort_keys=False, width=128)
     config = yaml.safe_load(text)
     checked = _checked(config)
     with replacing(output) as temporary:

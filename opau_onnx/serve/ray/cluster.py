@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from opau_onnx.errors import LoadError
@@ -55,10 +55,12 @@ def _free(port: int) -> int:
 @contextlib.contextmanager
 def connected(signals: Signals, *, joined: bool) -> Iterator[None]:
     """A connection to a Ray cluster; one that was started for it ends with it."""
-    environment: Mapping[str, str] = ENVIRONMENT
+    environment = dict(ENVIRONMENT)
+    if sys.platform != "linux":
+        environment["RAY_SERVE_ENABLE_HA_PROXY"] = "0"  # Ray brings it for Linux only
     if not joined:
-        ports = {name: str(_free(port)) for name, port in SIDE_PORTS.items() if name not in os.environ}
-        environment = {**ENVIRONMENT, **LOCAL_ENVIRONMENT, **ports}
+        environment |= LOCAL_ENVIRONMENT
+        environment |= {name: str(_free(port)) for name, port in SIDE_PORTS.items() if name not in os.environ}
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     import ray  # it reads the environment

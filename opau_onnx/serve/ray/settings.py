@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ PROXIES = ("host", "http_port", "grpc_port", "tls_cert", "tls_key", "tls_client_
 SERVICER = "opau_onnx.serve.ray.add_servicer"
 """For ``grpc_servicer_functions``: what Ray's gRPC proxies understand."""
 ENVIRONMENT = {
-    "RAY_SERVE_ENABLE_HA_PROXY": str(int(sys.platform == "linux")),  # for others Ray brings no HAProxy
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # A request may run twice without harm, so one whose replica died before it answered goes to another replica.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
