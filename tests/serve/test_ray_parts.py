@@ -20,8 +20,10 @@ from opau_onnx.serve.config import ServerSettings, Settings, check
 from opau_onnx.serve.failures import RunError, UnavailableError
 from opau_onnx.serve.ray import here
 from opau_onnx.serve.ray.calls import SERVICE, Calls
+from opau_onnx.serve.ray.cluster import connected
 from opau_onnx.serve.ray.replica import Health, OneOfManyError, ReplicaService
 from opau_onnx.serve.ray.settings import arguments, deployment_options, on_replica
+from opau_onnx.serve.ray.signals import Signals
 from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.gate import Gate
 from opau_onnx.serve.rpc.infer import Infer
@@ -132,6 +134,12 @@ def test_a_taken_port_is_refused() -> None:
         with pytest.raises(LoadError, match=f"port {port}: .*choose another with --grpc-port"):
             here.check(ServerSettings(http_port=free_port(), grpc_port=port), probe=True)
         here.check(ServerSettings(http_port=port), probe=False)  # on another cluster's machines
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    with pytest.raises(LoadError, match=r"no Ray cluster answers at RAY_ADDRESS=127.0.0.1:\d+: Connection refused"):
+        connected(Signals(), joined=True).__enter__()
 
 
 def free_port() -> int:

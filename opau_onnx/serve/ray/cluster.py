@@ -30,6 +30,7 @@ SIDE_PORTS = {
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500,
 }
 """That Ray's proxies listen on besides; a second cluster on the machine gets others."""
+ANSWER_S = 10.0
 SMALLEST_STORE = 80 * 2**20
 """Bytes of shared memory that Ray wants at least. Behind HAProxy no request passes through it."""
 
@@ -52,9 +53,25 @@ def _free(port: int) -> int:
         return int(listener.getsockname()[1])
 
 
+def _check_answers(address: str) -> None:
+    """Whether somebody listens there; Ray itself goes on trying for minutes.
+
+    Raises:
+        LoadError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():  # another address is "auto"
+        try:
+            socket.create_connection((host.removeprefix("ray://").strip("[]"), int(port)), ANSWER_S).close()
+        except OSError as error:
+            raise LoadError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error.strerror or error}") from None
+
+
 @contextlib.contextmanager
 def connected(signals: Signals, *, joined: bool) -> Iterator[None]:
     """A connection to a Ray cluster; one that was started for it ends with it."""
+    if joined:
+        _check_answers(os.environ["RAY_ADDRESS"])
     environment = dict(ENVIRONMENT)
     if sys.platform != "linux":
         environment["RAY_SERVE_ENABLE_HA_PROXY"] = "0"  # Ray brings it for Linux only
@@ -77,8 +94,9 @@ def connected(signals: Signals, *, joined: bool) -> Iterator[None]:
         if hasattr(signal, "alarm"):
             signal.alarm(0)  # one of them would abort the process in 3 seconds
         raise Stopped from None
-    except ConnectionError as error:
-        raise LoadError(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {error}") from None
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        what = f"the Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']} cannot be used" if joined else "Ray cannot start"
+        raise LoadError(f"{what}: {error}") from None
     signals.listen()
     try:
         yield
