@@ -54,7 +54,7 @@ def serve(
     engine: Annotated[
         str, typer.Option(help="local: this process; ray: a Ray Serve cluster.", rich_help_panel=_MANY)
     ] = "local",
-    replicas: Annotated[int | None, _option("Copies of the server on the cluster, with --engine ray [1].", _MANY, min=1)] = None,
+    replicas: Annotated[int | None, _option("Copies of the server, with --engine ray [1].", _MANY, min=1)] = None,
 ) -> None:
     """Serve ONNX files by the Open Inference Protocol (KServe V2), over HTTP and gRPC.
 
