@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -50,7 +51,8 @@ WAIT_S = 150.0
 class Cluster:
     """The command in a process; its lines go to a file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, temporary: str) -> None:
+        self._temporary = temporary
         self.models = {"linear": nets.linear(folder / "linear.onnx"), "gather": nets.gather(folder / "gather.onnx")}
         self.models["slow"] = nets.slow(folder / "slow.onnx")
         self._token, self._log = folder / "token", folder / "log"
@@ -62,8 +64,8 @@ class Cluster:
             return
         self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         variables = {variable: str(self.ports[name]) for name, variable in PORTS.items() if variable}
-        # Otherwise a token is written into the user's home.
-        environment = {**os.environ, **variables, "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+        # Otherwise a token is written into the user's home, and logs stay in /tmp/ray.
+        environment = {**os.environ, **variables, "RAY_AUTH_TOKEN": uuid.uuid4().hex, "RAY_TMPDIR": self._temporary}
         environment.pop("RAY_ADDRESS", None)
         options = ["--engine", "ray", "--replicas", "2", "--token-file", self._token, "--max-batch-size", "4"]
         listen = ["--http-port", str(self.ports["http"]), "--grpc-port", str(self.ports["grpc"])]
@@ -127,9 +129,10 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("ray"))
-    yield made
-    made.stop()
+    with tempfile.TemporaryDirectory(prefix="ray") as short:  # names of sockets must not be long
+        made = Cluster(tmp_path_factory.mktemp("ray"), short)
+        yield made
+        made.stop()
 
 
 @pytest.fixture
