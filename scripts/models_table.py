@@ -42,7 +42,7 @@ from opau_onnx.models.activations import create_activation
 from opau_onnx.spec import OP_TYPES
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
-BATCHES = {1: 8, 32: 64}
+BATCHES = {1: 4, 32: 32}
 """Batch in which the files are verified -> images."""
 RUNTIMES = ("ort-function", "ort-kernel")
 FLOAT = 1
