@@ -250,18 +250,19 @@ class Load(threading.Thread):
 
     def __init__(self, cluster: Cluster, protocol: Any, number: int, model: str = "linear") -> None:
         super().__init__(daemon=True)
-        self._client, self._protocol, self._model = cluster.client(protocol), protocol, model
+        self._cluster, self._protocol, self._model = cluster, protocol, model
         self._generator = np.random.default_rng(number)
         self.answered = self.wrong = 0
         self.errors: list[str] = []
         self.ending = threading.Event()
 
     def run(self) -> None:
+        client = self._cluster.client(self._protocol)  # over HTTP it belongs to the thread that made it
         while not self.ending.is_set():
             shape = (int(self._generator.integers(1, 6)), 4) if self._model == "linear" else (1, 400, 4)
             x = self._generator.standard_normal(shape, dtype=np.float32)
             try:
-                y = infer(self._protocol, self._client, self._model, x)
+                y = infer(self._protocol, client, self._model, x)
             except Exception as error:
                 self.errors.append(f"{type(error).__name__}: {error}")
                 time.sleep(0.01)
