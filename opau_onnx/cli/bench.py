@@ -5,7 +5,6 @@
 import re
 import shlex
 import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.bench.names import DTYPES, SUBJECTS
-from opau_onnx.cli.common import fail, steps
+from opau_onnx.cli.common import fail, failing, steps
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -93,31 +92,18 @@ def _run(
     verbose: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure and write; errors of ours and Ctrl-C end the command with a message, code 2."""
-    with steps(verbose=verbose) as step:
-        try:
-            from opau_onnx.errors import OpauError
-            from opau_onnx.spec import Config
+    with steps(verbose=verbose) as step, failing("a file", verbose=verbose):
+        from opau_onnx.spec import Config
 
-            try:
-                activation = Config(*config)
-                step("loading PyTorch and onnxruntime")
-                from opau_onnx.bench.run import Settings, run
-                from opau_onnx.bench.timing import Plan
-                from opau_onnx.cli.bench_output import write
+        activation = Config(*config)
+        step("loading PyTorch and onnxruntime")
+        from opau_onnx.bench.run import Settings, run
+        from opau_onnx.bench.timing import Plan
+        from opau_onnx.cli.bench_output import write
 
-                content = run(Settings(config=activation, plan=Plan(**plan), **fields), step)
-                write(content, outputs)
-                return content
-            except OpauError as error:
-                fail(str(error))
-            except OSError as error:
-                fail(f"{error.filename or 'a file'}: {error.strerror or error}")
-            except Exception as error:
-                if verbose:
-                    traceback.print_exc()
-                fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
-        except KeyboardInterrupt:
-            fail("interrupted; nothing was written")
+        content = run(Settings(config=activation, plan=Plan(**plan), **fields), step)
+        write(content, outputs)
+        return content
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:

@@ -3,14 +3,13 @@
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from opau_onnx.cli import quantize_options
-from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, named_sizes, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, failing, named_sizes, steps
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -105,25 +104,16 @@ def _run(
         from opau_onnx.collapse.api import collapse_model
         from opau_onnx.collapse.comparing import Comparing, Data
         from opau_onnx.collapse.quantize import Quantizing
-        from opau_onnx.errors import OpauError
         from opau_onnx.parity.validate import Options
 
         comparing = Comparing(options=Options(**check), **against)
-        try:
+        with failing(output, verbose=verbose):
             how = change["quantizing"]
             data = Data(*change["data"]) if change["data"] else None
             return collapse_model(
                 model, output, form, tolerance=change["tolerance"], data=data,
                 quantizing=None if how is None else Quantizing(**how), comparing=comparing, report=report, progress=step,
             )  # fmt: skip
-        except OpauError as error:
-            fail(str(error))
-        except OSError as error:
-            fail(f"{error.filename or output}: {error.strerror or error}")
-        except Exception as error:  # code 1 would say that the file differs
-            if verbose:
-                traceback.print_exc()
-            fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
 
 
 def main() -> None:

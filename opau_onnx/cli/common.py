@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -37,6 +38,36 @@ def fail(message: str, code: int = USAGE) -> NoReturn:
     plain = _CONTROL.sub("", message)  # torch colours some messages, and a file's own texts may hold anything
     console(stderr=True).print(f"[bold red]error:[/] {_escaped(plain)}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+@contextmanager
+def failing(place: object, *, verbose: bool, nothing: str = "written", extra: str | None = None) -> Iterator[None]:
+    """Within it, errors and Ctrl-C end the command with a message and code 2: code 1 would say that something differs.
+
+    Args:
+        place: the file or address that an error of the operating system without a name of its own is about.
+        verbose: whether an error that should not happen is printed with its traceback.
+        nothing: what was not done when the command is interrupted.
+        extra: the extra of this package that a missing module belongs to.
+    """
+    from opau_onnx.errors import OpauError
+
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except OpauError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or place}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        fail(f"interrupted; nothing was {nothing}")
+    except Exception as error:
+        if extra is not None and isinstance(error, ModuleNotFoundError):
+            fail(f"{error}; install the packages that this needs: pip install 'opau-onnx[{extra}]'")
+        if verbose:
+            traceback.print_exc()
+        fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
 
 
 def sizes(text: str) -> tuple[int, ...]:

@@ -3,14 +3,13 @@
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from opau_onnx.cli.common import console, fail, named_sizes, steps
+from opau_onnx.cli.common import console, fail, failing, named_sizes, steps
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -166,22 +165,9 @@ def ray(
 def _run(work: Callable[[Callable[[str], None]], _T], output: Path, verbose: bool) -> _T:
     with steps(verbose=verbose) as step:
         step("loading")
-        from opau_onnx.errors import OpauError
 
-        try:
+        with failing(output, verbose=verbose, extra="serve"):
             return work(step)
-        except OpauError as error:
-            fail(str(error))
-        except ModuleNotFoundError as error:
-            fail(f"{error}; install the server's packages: pip install 'opau-onnx[serve]'")
-        except OSError as error:
-            fail(f"{error.filename or output}: {error.strerror or error}")
-        except KeyboardInterrupt:
-            fail("interrupted; nothing was written")
-        except Exception as error:
-            if verbose:
-                traceback.print_exc()
-            fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
 
 
 def _show_triton(result: Any) -> None:

@@ -5,13 +5,12 @@
 
 import logging
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, console, fail, input_sizes, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, console, fail, failing, input_sizes, steps
 
 # Boxes on a terminal; plain help and errors when piped.
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -135,13 +134,12 @@ def _run(
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
-        from opau_onnx.errors import OpauError
         from opau_onnx.export.api import Settings, export_model, validate_model, write_report
         from opau_onnx.export.graph import quiet
         from opau_onnx.parity.validate import Options
         from opau_onnx.reading import load
 
-        try:
+        with failing(output, verbose=verbose):
             step(f"reading {model}")
             with quiet():
                 source = load(model, **reading)
@@ -157,14 +155,6 @@ def _run(
 
                 return source, export_collapsed(source, output, collapse, settings=settings, report=report, progress=step)
             return source, export_model(source, output, settings=settings, report=report, progress=step)
-        except OpauError as error:
-            fail(str(error))
-        except OSError as error:
-            fail(f"{error.filename or output}: {error.strerror or error}")
-        except Exception as error:  # code 1 would say that the file differs
-            if verbose:
-                traceback.print_exc()
-            fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
 
 
 def _version(wanted: bool) -> None:

@@ -4,13 +4,12 @@
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, input_sizes, named_sizes, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, failing, input_sizes, named_sizes, steps
 from opau_onnx.loadtest.settings import ARRIVALS, LoadTestError, Settings
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -105,26 +104,11 @@ def loadtest(
 
 
 def _run(url: str, model: str | None, settings: Settings, *, verbose: bool) -> Any:
-    with steps(verbose=verbose) as step:
-        from opau_onnx.errors import OpauError
+    with steps(verbose=verbose) as step, failing(url, verbose=verbose, nothing="measured", extra="serve"):
+        step("loading")
+        from opau_onnx.loadtest import run
 
-        try:
-            step("loading")
-            from opau_onnx.loadtest import run
-
-            return run(url, model, settings, progress=step, interruptible=True)
-        except OpauError as error:
-            fail(str(error))
-        except OSError as error:
-            fail(f"{error.filename or url}: {error.strerror or error}")
-        except KeyboardInterrupt:
-            fail("interrupted; nothing was measured")
-        except ModuleNotFoundError as error:
-            fail(f"{error}; install the packages of the server and its clients: pip install 'opau-onnx[serve]'")
-        except Exception as error:  # code 1 would say that answers are wrong
-            if verbose:
-                traceback.print_exc()
-            fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
+        return run(url, model, settings, progress=step, interruptible=True)
 
 
 def _rows(text: str | None) -> tuple[int, int] | None:

@@ -3,13 +3,12 @@
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import console, fail, input_sizes, steps
+from opau_onnx.cli.common import console, fail, failing, input_sizes, steps
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -74,10 +73,9 @@ def plot(
 def _run(model: Path, output: Path, reading: dict[str, Any], how: dict[str, Any], verbose: bool) -> Any:
     with steps(verbose=verbose) as step:
         step("loading")
-        from opau_onnx.errors import OpauError
         from opau_onnx.plot.api import plot_model
 
-        try:
+        with failing(output, verbose=verbose):
             if model.suffix.lower() == ".onnx":
                 return plot_model(model, output, progress=step, **how)
             from opau_onnx.export.graph import quiet
@@ -87,16 +85,6 @@ def _run(model: Path, output: Path, reading: dict[str, Any], how: dict[str, Any]
             with quiet():
                 source = load(model, **reading)
             return plot_model(source, output, progress=step, **how)
-        except OpauError as error:
-            fail(str(error))
-        except OSError as error:
-            fail(f"{error.filename or output}: {error.strerror or error}")
-        except KeyboardInterrupt:
-            fail("interrupted; nothing was written")
-        except Exception as error:
-            if verbose:
-                traceback.print_exc()
-            fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
 
 
 def main() -> None:

@@ -4,13 +4,12 @@
 
 import logging
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, input_sizes, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, failing, input_sizes, steps
 from opau_onnx.verify.names import RUNTIMES, TORCH
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -110,26 +109,15 @@ def _run(
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
-        from opau_onnx.errors import OpauError
         from opau_onnx.export.graph import quiet
         from opau_onnx.reading import load
         from opau_onnx.verify.api import Settings, verify_model
 
-        try:
+        with failing(report or model, verbose=verbose):
             step(f"reading {model}")
             with quiet():
                 source = load(model, **reading)
             return verify_model(source, files, data=data, settings=Settings(**settings), report=report, progress=step)
-        except OpauError as error:
-            fail(str(error))
-        except OSError as error:
-            fail(f"{error.filename or report or model}: {error.strerror or error}")
-        except KeyboardInterrupt:
-            fail("interrupted; nothing was written")
-        except Exception as error:  # code 1 would say that the model differs
-            if verbose:
-                traceback.print_exc()
-            fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
 
 
 def _runtimes(text: str | None) -> list[str] | None:
