@@ -7,19 +7,18 @@ import contextlib
 import gc
 import logging
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from opau_onnx.errors import LoadError
 from opau_onnx.serve import rpc, security, tracing
 from opau_onnx.serve.config import Settings
 from opau_onnx.serve.failures import UnavailableError
 from opau_onnx.serve.http.app import create_app
 from opau_onnx.serve.http.protocol import Protocol
+from opau_onnx.serve.listening import listening
 from opau_onnx.serve.observing import Observer
 from opau_onnx.serve.service import Service
 
@@ -95,7 +94,7 @@ class Server:
             await asyncio.to_thread(self._tracer.close)
 
     async def _start_http(self, token: security.Token | None) -> None:
-        listener = _listen(self._settings.host, self._settings.http_port)
+        listener = listening(self._settings.host, self._settings.http_port, "--http-port")
         self.http_port = listener.getsockname()[1]
         config = uvicorn.Config(
             create_app(self.service, token, Observer(self._tracer)),
@@ -142,29 +141,6 @@ class _Uvicorn(uvicorn.Server):
         until = time.monotonic() + linger
         while self.server_state.connections and (time.monotonic() < until or self.server_state.tasks):
             await asyncio.sleep(0.02)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Raises:
-        LoadError: the address is taken, or is none of this machine's.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(2048)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        why = error.strerror or error
-        raise LoadError(f"cannot listen on {host}, port {port}: {why}; choose another with --http-port") from None
-    listener.setblocking(False)
-    return listener
 
 
 async def run(settings: Settings, on_ready: Callable[[Server], None] | None = None) -> None:

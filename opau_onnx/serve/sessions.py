@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opau_onnx.errors import DeviceError, LoadError, OpauError
+from opau_onnx.errors import DeviceError, LoadError, OpauError, SpecError
 from opau_onnx.runtime import model as models
 from opau_onnx.runtime.assignment import assignments
 from opau_onnx.runtime.session import CPU, CUDA, create_session
@@ -67,8 +67,12 @@ def open_model(settings: ModelSettings) -> Opened:
         content = path.read_bytes()
     except OSError as error:
         raise LoadError(f"{path} cannot be read: {error.strerror or error}") from None
+    try:
+        external = models.read(content).external
+    except SpecError as error:
+        raise LoadError(f"{path}: {error}") from None
     # The bytes, not the path: a file that is replaced meanwhile would be read half old and half new.
-    source: Any = path if models.read(content).external else content
+    source: Any = path if external else content
     sessions = [_session(source, settings, path)]
     if sessions[0].get_providers()[0] == CUDA:
         sessions += [_session(source, settings, path) for _ in range(max(1, settings.instances) - 1)]

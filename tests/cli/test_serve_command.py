@@ -109,7 +109,7 @@ def test_usage_errors(tmp_path: Path) -> None:
     cases: list[tuple[list[Any], str]] = [
         ([], "no model to serve"),
         ([tmp_path / "nobody.onnx", *free], "nobody.onnx cannot be read: No such file"),
-        ([tmp_path / "broken.onnx", *free], "not an ONNX model"),
+        ([tmp_path / "broken.onnx", *free], "broken.onnx: this is not an ONNX model"),
         ([tmp_path / "bad name.onnx"], "'bad name' cannot name a model"),
         ([model, twin], "two models are called 'm'"),
         ([fixed, "--max-batch-size", "8", *free], "the first axis of x"),

@@ -13,6 +13,7 @@ import pytest
 
 from opau_onnx.serve.config import check
 from opau_onnx.serve.server import Server, event_loop
+from tests.serve.rpc_server import models, stub
 
 Running = Callable[..., "Run"]
 
@@ -36,6 +37,25 @@ class Run:
         if not self.stopped:
             self.stopped = True
             self.do(self.server.stop(linger))
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of the models that the tests of the gRPC side serve, by name."""
+    return models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def folder(tables: dict[str, Any]) -> Path:
+    """Where they lie."""
+    return tables["linear"].parent
+
+
+@pytest.fixture(scope="module")
+def call(server: Run) -> Iterator[Any]:
+    """Calls of the gRPC server that the module's own fixture ``server`` started."""
+    with stub(server) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

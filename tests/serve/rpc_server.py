@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -16,7 +19,10 @@ from tritonclient.grpc import service_pb2 as pb
 
 from opau_onnx.serve.tensors import DATATYPES
 from tests.serve import nets
-from tests.serve.conftest import Run
+
+if TYPE_CHECKING:
+    from tests.serve.conftest import Run
+
 
 SERVICE = "/inference.GRPCInferenceService/"
 
@@ -80,3 +86,48 @@ def fails(code: str, text: str = "") -> Iterator[None]:
     error: Any = caught.value
     assert error.code() is grpc.StatusCode[code], error
     assert text in error.details(), error.details()
+
+
+SLOW = message("slow", np.zeros((1, 400, 4), np.float32))
+
+ROW = np.ones((1, 4), np.float32)
+
+
+def until(true: Callable[[], Any], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+@contextmanager
+def stuck(server: Run, model: str = "slow") -> Iterator[Any]:
+    """Its runs begin, and end when this does."""
+    served = server.service.repository.get(model)
+    (runner,) = served.prepared.runners
+    go, run = threading.Event(), runner.run
+
+    def wait(inputs: Any) -> Any:
+        go.wait(60)
+        return run(inputs)
+
+    runner.run = wait  # type: ignore[method-assign]
+    try:
+        yield served
+    finally:
+        runner.run = run  # type: ignore[method-assign]
+        go.set()
+        until(lambda: served.batcher._free and not served.batcher.waiting)
+
+
+def begin(call: Any, request: Any, timeout: float | None = 60) -> Any:
+    method = call.channel.unary_unary(SERVICE + "ModelInfer", None, pb.ModelInferResponse.FromString)
+    return method.future(request.SerializeToString(), timeout=timeout)
+
+
+@contextmanager
+def stream(server: Run) -> Iterator[tuple[triton.InferenceServerClient, queue.Queue]]:
+    answers: queue.Queue = queue.Queue()
+    with client(server) as made:
+        made.start_stream(lambda result, error: answers.put(error or result))
+        yield made, answers

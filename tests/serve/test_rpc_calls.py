@@ -1,15 +1,12 @@
-"""gRPC calls in time: cancelled, late, many at once, in streams, and while the server goes down."""
+"""gRPC calls in time: cancelled, late, many at once, and in streams."""
 
 from __future__ import annotations
 
 import asyncio
-import queue
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,68 +17,28 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
 from opau_onnx.serve import repository
-from opau_onnx.serve.rpc import gate, infer
-from tests.serve import nets
+from opau_onnx.serve.rpc import infer
 from tests.serve.conftest import Run, Running
-from tests.serve.rpc_server import SERVICE, array, client, fails, message, models, stub, tensor
-
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def folder(tables: dict[str, Any]) -> Path:
-    return tables["linear"].parent
+from tests.serve.rpc_server import (
+    ROW,
+    SERVICE,
+    SLOW,
+    array,
+    begin,
+    fails,
+    message,
+    stream,
+    stub,
+    stuck,
+    tensor,
+    until,
+)
 
 
 @pytest.fixture(scope="module")
 def server(running: Running, tables: dict[str, Any]) -> Run:
     names = ("linear", "gather", "slow")
     return running({name: table for name, table in tables.items() if name in names}, http_port=-1)
-
-
-@pytest.fixture(scope="module")
-def call(server: Run) -> Iterator[Any]:
-    with stub(server) as made:
-        yield made
-
-
-SLOW = message("slow", np.zeros((1, 400, 4), np.float32))
-ROW = np.ones((1, 4), np.float32)
-
-
-def until(true: Callable[[], Any], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
-
-
-@contextmanager
-def stuck(server: Run, model: str = "slow") -> Iterator[Any]:
-    """Its runs begin, and end when this does."""
-    served = server.service.repository.get(model)
-    (runner,) = served.prepared.runners
-    go, run = threading.Event(), runner.run
-
-    def wait(inputs: Any) -> Any:
-        go.wait(60)
-        return run(inputs)
-
-    runner.run = wait  # type: ignore[method-assign]
-    try:
-        yield served
-    finally:
-        runner.run = run  # type: ignore[method-assign]
-        go.set()
-        until(lambda: served.batcher._free and not served.batcher.waiting)
-
-
-def begin(call: Any, request: Any, timeout: float | None = 60) -> Any:
-    method = call.channel.unary_unary(SERVICE + "ModelInfer", None, pb.ModelInferResponse.FromString)
-    return method.future(request.SerializeToString(), timeout=timeout)
 
 
 def test_a_cancelled_call_leaves_the_queue(call: Any, server: Run) -> None:
@@ -177,14 +134,6 @@ def test_rows_never_mix_between_64_clients(server: Run) -> None:
     assert statistics.executions - before < 64 * 8  # some did run together
 
 
-@contextmanager
-def stream(server: Run) -> Iterator[tuple[triton.InferenceServerClient, queue.Queue]]:
-    answers: queue.Queue = queue.Queue()
-    with client(server) as made:
-        made.start_stream(lambda result, error: answers.put(error or result))
-        yield made, answers
-
-
 def test_a_stream_answers_in_order(server: Run) -> None:
     with stream(server) as (made, answers):
         for i in range(200):
@@ -267,160 +216,6 @@ def test_a_cancelled_stream_leaves_the_queue(server: Run) -> None:
     assert served.statistics.errors["cancelled"] == cancelled + 4
     assert served.statistics.executions == ran + 1
     until(lambda: not server.service.pending_bytes)
-
-
-def test_stopping_answers_what_was_accepted(running: Running, tmp_path: Path) -> None:
-    """Clients that ask again and again: each call is answered, or refused as one that came too late."""
-    server = running({"slow": {"path": nets.slow(tmp_path / "slow.onnx", 300), "max_batch_size": 4}}, http_port=-1)
-    answered, ends = Counter(), []
-
-    def ask(number: int) -> None:
-        with stub(server, compression=None) as call:
-            while True:
-                try:
-                    call("ModelInfer", SLOW)
-                    answered[number] += 1
-                except grpc.RpcError as error:
-                    ends.append((error.code(), error.details()))
-                    return
-
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(12)]
-    for thread in threads:
-        thread.start()
-    until(lambda: len(answered) == 12)
-    statistics = server.service.repository.entry("slow").statistics
-    server.stop()
-    for thread in threads:
-        thread.join(30)
-    assert ends == [(grpc.StatusCode.UNAVAILABLE, "the server is going down")] * 12
-    assert statistics.success.count == sum(answered.values())
-    assert not statistics.errors
-    with stub(server) as call, fails("UNAVAILABLE"):
-        call("ServerLive", b"", pb.ServerLiveResponse)
-
-
-def test_clients_that_do_not_stop_calling(running: Running, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "LINGER_SECONDS", 0.2)
-    server = running({"linear": folder / "linear.onnx"}, http_port=-1)
-    statistics = server.service.repository.entry("linear").statistics
-    codes: Counter[str] = Counter()
-
-    def ask() -> None:
-        with stub(server) as call:
-            while True:
-                try:
-                    call("ModelInfer", message("linear", ROW))
-                    codes["OK"] += 1
-                except grpc.RpcError as error:
-                    codes[error.code().name] += 1
-                    if "going down" not in error.details():  # no server any more
-                        return
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    until(lambda: codes["OK"] > 20)
-    server.stop()
-    for thread in threads:
-        thread.join(30)
-    assert codes["OK"] == statistics.success.count
-    assert codes["UNAVAILABLE"] > 4  # each heard it before the end
-    # On a busy machine the very last call may be on its way for longer than the server waits for it: gRPC cancels that.
-    assert set(codes) - {"CANCELLED"} == {"OK", "UNAVAILABLE"}
-
-
-def test_the_last_calls_are_refused_once_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A closed gate that is not left alone keeps callers waiting: none of them calls again in the meantime."""
-    monkeypatch.setattr(gate, "LINGER_SECONDS", 0.05)
-    refused: list[int] = []
-
-    async def caller(number: int, closed: gate.Gate) -> None:
-        while True:
-            await closed.refusal()
-            refused.append(number)
-            await asyncio.sleep(0.002)
-
-    async def close() -> None:
-        closed = gate.Gate()
-        closed.close()
-        callers = [asyncio.create_task(caller(i, closed)) for i in range(3)]
-        await closed.emptied(30)
-        before = len(refused)
-        await asyncio.sleep(0.05)
-        assert len(refused) == before > 3
-        closed.release()
-        await asyncio.sleep(0.05)
-        assert set(refused[before:]) == {0, 1, 2}
-        for one in callers:
-            one.cancel()
-
-    asyncio.run(close())
-
-
-def test_the_gate_waits_for_those_inside_but_not_for_ever() -> None:
-    class Context:
-        def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-            self.end = callback
-
-    async def close() -> None:
-        inside, context = gate.Gate(), Context()
-        inside.enter(context)
-        inside.close()
-        await inside.emptied(0.05)
-        assert inside.active == 1
-        waiting = asyncio.create_task(inside.emptied(60))
-        await asyncio.sleep(0.2)
-        assert not waiting.done()
-        context.end(context)
-        await waiting
-        assert inside.active == 0
-
-    asyncio.run(close())
-
-
-def test_stopping_ends_streams_behind_their_answers(running: Running, folder: Path) -> None:
-    server = running({"slow": {"path": folder / "slow.onnx", "max_batch_size": 1, "instances": 1}}, http_port=-1)
-    with stream(server) as (made, answers):
-        with stuck(server) as served:
-            for _ in range(3):
-                made.async_stream_infer("slow", [tensor("x", np.zeros((1, 400, 4), np.float32))])
-            until(lambda: served.batcher.waiting == 2)
-            stopping = server.begin(server.server.stop(0.0))
-            until(lambda: server.service.draining)
-        stopping.result(60)
-        server.stopped = True
-        got = [answers.get(timeout=30) for _ in range(4)]
-    assert [type(one) for one in got[:3]] == [triton.InferResult] * 3
-    assert "UNAVAILABLE" in str(got[3])
-    assert "going down" in str(got[3])
-
-
-def test_health_while_going_down(running: Running, folder: Path) -> None:
-    server = running({"slow": {"path": folder / "slow.onnx", "max_batch_size": 1, "instances": 1}}, http_port=-1)
-    with stub(server) as call:
-        assert call("ServerReady", b"", pb.ServerReadyResponse).ready
-        with stuck(server) as served:
-            calls = [begin(call, SLOW) for _ in range(4)]
-            until(lambda: served.batcher.waiting == 3)
-            stopping = server.begin(server.server.stop(0.0))
-            until(lambda: server.service.draining)
-            assert not call("ServerReady", b"", pb.ServerReadyResponse).ready
-            assert call("ServerLive", b"", pb.ServerLiveResponse).live
-            with fails("UNAVAILABLE", "the server is going down"):
-                call("ModelInfer", SLOW)
-        stopping.result(60)
-        server.stopped = True
-        assert [one.code() for one in calls] == [grpc.StatusCode.OK] * 4
-
-
-def test_what_takes_too_long_is_given_up(running: Running, folder: Path) -> None:
-    table = {"path": folder / "slow.onnx", "max_batch_size": 1, "instances": 1}
-    server = running({"slow": table}, http_port=-1, drain_timeout_s=0.1)
-    with stub(server) as call, stuck(server) as served:
-        calls = [begin(call, SLOW) for _ in range(3)]
-        until(lambda: served.batcher.waiting == 2)
-        server.stop()
-        assert {one.code() for one in calls} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 def test_a_client_that_goes_away_does_not_stop_a_load(

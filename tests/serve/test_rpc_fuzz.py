@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 from opau_onnx.serve.rpc.methods import SERVICE as DESCRIPTION
 from opau_onnx.serve.tensors import DATATYPES
 from tests.serve.conftest import Run, Running
-from tests.serve.rpc_server import SERVICE, array, message, models, stub
+from tests.serve.rpc_server import SERVICE, array, message, models
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 NAMES = ("linear", "pair", "scalar", "fixed", "gather", "asleep")
@@ -32,12 +32,6 @@ fuzzed = settings(
 def server(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Run:
     tables = models(tmp_path_factory.mktemp("models"))
     return running({name: tables[name] for name in NAMES}, http_port=-1)
-
-
-@pytest.fixture(scope="module")
-def call(server: Run) -> Iterator[Any]:
-    with stub(server) as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

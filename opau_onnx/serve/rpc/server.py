@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import grpc.aio
 from opau_onnx.errors import LoadError
 from opau_onnx.serve import security
 from opau_onnx.serve.config import ServerSettings
+from opau_onnx.serve.listening import check_free
 from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.gate import Gate
 from opau_onnx.serve.rpc.infer import Infer
@@ -95,7 +95,7 @@ def options(settings: ServerSettings) -> list[tuple[str, int]]:
 def _listen(server: Any, settings: ServerSettings) -> int:
     host, port = settings.host, settings.grpc_port
     credentials = security.server_credentials(settings)
-    _probe(host, port)
+    check_free(host, port, "--grpc-port")
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if credentials is None:
@@ -103,15 +103,3 @@ def _listen(server: Any, settings: ServerSettings) -> int:
         return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
         raise LoadError(f"gRPC cannot listen on {address}: {error}") from None
-
-
-def _probe(host: str, port: int) -> None:
-    """Bind and let go: gRPC does not say why it cannot."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        why = error.strerror or error
-        raise LoadError(f"gRPC cannot listen on {host}, port {port}: {why}; choose another with --grpc-port") from None

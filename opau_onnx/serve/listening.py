@@ -1,0 +1,60 @@
+"""Addresses on which the servers listen."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from opau_onnx.errors import LoadError
+
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
+
+
+def listening(host: str, port: int, option: str) -> socket.socket:
+    """A TCP socket that listens, for an event loop.
+
+    Args:
+        host, port: the address; port 0 is any free one.
+        option: of the command, by which another port is chosen.
+
+    Raises:
+        LoadError: the address is taken, or is none of this machine's.
+    """
+    with _refused(host, port, option):
+        made = _bound(host, port)
+        try:
+            made.listen(BACKLOG)
+        except OSError:
+            made.close()
+            raise
+    made.setblocking(False)
+    return made
+
+
+def check_free(host: str, port: int, option: str) -> None:
+    """Raise what :func:`listening` would for an address, for servers that do not say why they cannot listen on it."""
+    with _refused(host, port, option):
+        _bound(host, port).close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+@contextlib.contextmanager
+def _refused(host: str, port: int, option: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise LoadError(f"cannot listen on {host}, port {port}: {why}; choose another with {option}") from None
