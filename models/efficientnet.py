@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from opau_onnx.models.inverted_residual import InvertedResidualNet, Stage
 
-from opau_onnx.models.inverted_residual import Stage, activated, blocks
-from opau_onnx.models.parts import Mean, check_sizes, convolution, initialise
-
-STEM, HEAD = 32, 1280
 STAGES = (
     Stage(1, 16, 1, 1, 3), Stage(6, 24, 2, 2, 3), Stage(6, 40, 2, 2, 5), Stage(6, 80, 3, 2, 3),
     Stage(6, 112, 3, 1, 5), Stage(6, 192, 4, 2, 5), Stage(6, 320, 1, 1, 3),
@@ -18,7 +14,7 @@ DROP = 0.2
 """Of the connections between blocks at the last one, and before the classifier."""
 
 
-class EfficientNetB0(nn.Module):
+class EfficientNetB0(InvertedResidualNet):
     """EfficientNet B0 in its common form for CIFAR: 32x32 images reach the mean as 2x2.
 
     Strides: 1 in the first convolution (ImageNet: 2); stages 1, 2, 2, 2, 1, 2, 1 as in the paper. All else is the paper's:
@@ -41,17 +37,4 @@ class EfficientNetB0(nn.Module):
     """
 
     def __init__(self, activation: str = "relu", classes: int = 10, channels: int = 3) -> None:
-        super().__init__()
-        check_sizes(classes=classes, channels=channels)
-        self.stem = activated(convolution(channels, STEM, 3), activation)
-        self.blocks = blocks(STEM, STAGES, activation, SQUEEZE, DROP)
-        self.head = activated(convolution(STAGES[-1].outputs, HEAD, 1), activation)
-        self.mean, self.dropout = Mean(), nn.Dropout(DROP)
-        self.classifier = nn.Linear(HEAD, classes)
-        initialise(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of each class."""
-        means = self.mean(self.head(self.blocks(self.stem(images))))
-        logits: Tensor = self.classifier(self.dropout(means))
-        return logits
+        super().__init__(STAGES, activation, classes, channels, SQUEEZE, DROP, DROP)

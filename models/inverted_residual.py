@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx.models.activations import create_activation
-from opau_onnx.models.parts import convolution
+from opau_onnx.models.parts import Mean, check_sizes, convolution, initialise
+
+STEM, HEAD = 32, 1280
+"""Channels of the first and of the last convolution, in both networks."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,41 @@ class InvertedResidual(nn.Module):
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         value: Tensor = self.project(self.squeeze(self.filter(self.expand(x))))
         return value if self.drop_path is None else x + self.drop_path(value)
+
+
+class InvertedResidualNet(nn.Module):
+    """The network of either paper in its form for CIFAR: a convolution, the stages, another convolution, the mean, a linear layer.
+
+    Args:
+        stages: of blocks.
+        activation: a key of :data:`opau_onnx.models.activations.ACTIVATIONS`.
+        classes: number of outputs.
+        channels: of the images.
+        squeeze, drop_path: as in :func:`blocks`.
+        dropout: probability that the linear layer loses an input in training.
+
+    Raises:
+        LoadError: an unknown activation, or sizes that are no positive whole numbers.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], activation: str, classes: int, channels: int,
+        squeeze: float = 0.0, drop_path: float = 0.0, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        check_sizes(classes=classes, channels=channels)
+        self.stem = activated(convolution(channels, STEM, 3), activation)
+        self.blocks = blocks(STEM, stages, activation, squeeze, drop_path)
+        self.head = activated(convolution(stages[-1].outputs, HEAD, 1), activation)
+        self.mean, self.dropout = Mean(), nn.Dropout(dropout) if dropout else nn.Identity()
+        self.classifier = nn.Linear(HEAD, classes)
+        initialise(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, channels, H, W) to logits, (N, classes)."""
+        means = self.mean(self.head(self.blocks(self.stem(images))))
+        logits: Tensor = self.classifier(self.dropout(means))
+        return logits
 
 
 def activated(layer: nn.Conv2d, activation: str) -> nn.Sequential:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from opau_onnx.models.inverted_residual import InvertedResidualNet, Stage
 
-from opau_onnx.models.inverted_residual import Stage, activated, blocks
-from opau_onnx.models.parts import Mean, check_sizes, convolution, initialise
-
-STEM, HEAD = 32, 1280
 STAGES = (
     Stage(1, 16, 1, 1), Stage(6, 24, 2, 1), Stage(6, 32, 3, 2), Stage(6, 64, 4, 2),
     Stage(6, 96, 3, 1), Stage(6, 160, 3, 2), Stage(6, 320, 1, 1),
@@ -15,7 +11,7 @@ STAGES = (
 """The paper's table 2, with stride 1 instead of 2 in the second stage."""
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(InvertedResidualNet):
     """MobileNet V2 of width 1 in its common form for CIFAR: 32x32 images reach the mean as 4x4.
 
     Strides: 1 in the first convolution (ImageNet: 2); stages 1, 1 (ImageNet: 2), 2, 2, 1, 2, 1. All else is the paper's: blocks
@@ -37,16 +33,4 @@ class MobileNetV2(nn.Module):
     """
 
     def __init__(self, activation: str = "relu", classes: int = 10, channels: int = 3) -> None:
-        super().__init__()
-        check_sizes(classes=classes, channels=channels)
-        self.stem = activated(convolution(channels, STEM, 3), activation)
-        self.blocks = blocks(STEM, STAGES, activation)
-        self.head = activated(convolution(STAGES[-1].outputs, HEAD, 1), activation)
-        self.mean = Mean()
-        self.classifier = nn.Linear(HEAD, classes)
-        initialise(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of each class."""
-        logits: Tensor = self.classifier(self.mean(self.head(self.blocks(self.stem(images)))))
-        return logits
+        super().__init__(STAGES, activation, classes, channels)
