@@ -112,7 +112,7 @@ class InvertedResidual(nn.Module):
 
 
 class InvertedResidualNet(nn.Module):
-    """The network of either paper in its form for CIFAR: a convolution, the stages, another convolution, the mean, a linear layer.
+    """The network of either paper in its form for CIFAR: convolution, stages, convolution, mean, linear layer.
 
     Args:
         stages: of blocks.
