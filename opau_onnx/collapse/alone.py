@@ -18,6 +18,8 @@ from opau_onnx.parity.activations import DENSE, TORCH, WELL_CONDITIONED, Activat
 from opau_onnx.parity.compare import UNIT_ROUNDOFF, compare
 from opau_onnx.parity.runtimes import open_model, to_numpy
 
+MOST = 2**18
+"""Inputs on which an activation is tried, for all channels together: about a second of the oracle."""
 AFFINE_ROUNDINGS = 4.0
 """Of scale x + shift, in units of the roundoff of both terms' sizes: two operations on constants that were rounded too."""
 
@@ -78,7 +80,10 @@ def _known(function: Frozen, x: Any) -> tuple[Any, oracle.Evaluation, Any]:
 
 
 def shaped(function: Frozen, shape: ir.Shape | None, values: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    """Inputs in a shape that the nodes take, in which every channel sees every value; and the configuration for that shape."""
+    """Inputs in a shape that the nodes take, and the configuration for that shape.
+
+    Every channel sees every value, or, where these would be more than :data:`MOST`, its share of them: see :func:`shared_out`.
+    """
     config = function.config
     if config.groups == 1:
         return values, config
@@ -87,9 +92,25 @@ def shaped(function: Frozen, shape: ir.Shape | None, values: torch.Tensor) -> tu
     size = None if shape is None else shape[axis]
     channels = size if isinstance(size, int) else config.groups
     where = [1] * (axis if axis >= 0 else 0) + [channels] + [1] * (0 if axis >= 0 else -axis - 1)
-    columns = values.reshape(-1, *[1] * len(where)).expand(-1, *where)
+    columns = shared_out(values, channels).reshape(-1, *where)
     x = columns.movedim(0, -1) if axis >= 0 else columns
     return x.contiguous(), replace(config, axis=axis)
+
+
+def shared_out(values: torch.Tensor, channels: int) -> torch.Tensor:
+    """(N,) to (M, channels): what each channel is tried on.
+
+    All values for all, where these are few enough. Otherwise every n-th value, from another one on for each channel, so that n
+    channels together see all; and infinities, NaN, zeros and ones, the largest and smallest values, for every channel.
+    """
+    apart = -(-len(values) * channels // MOST)
+    if apart == 1:
+        return values[:, None].expand(-1, channels)
+    steps = torch.arange(len(values) // apart)[:, None] * apart
+    shares = values[(steps + torch.arange(channels)) % len(values)]
+    extreme = torch.finfo(values.dtype).max
+    special = values[~values.isfinite() | (values == 0) | (values.abs() == 1) | (values.abs() == extreme)]
+    return torch.cat([shares, special[:, None].expand(-1, channels)])
 
 
 def cut(model: ir.Model, replaced: Replaced, x: torch.Tensor, kind: ir.DataType | None = None) -> ir.Model:

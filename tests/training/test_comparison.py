@@ -65,6 +65,8 @@ def test_paired_differences() -> None:
         "hp1": "yes, better", "gelu": "no", "relu": None, "elu": "yes, worse",
     }  # fmt: skip
     assert (found["gelu"].mean, found["gelu"].epoch_seconds) == (pytest.approx(90.333333), 2.0)
+    disturbed = [record("relu", 0, 90.0, 2.0), record("relu", 1, 90.0, 7.0), record("relu", 2, 90.0, 2.5)]
+    assert summaries(disturbed)[0].epoch_seconds == 2.0
     assert found["gelu"].deviation == pytest.approx(np.std([91, 90, 90], ddof=1))
 
 

@@ -50,7 +50,7 @@ class Summary:
         accuracies: test accuracy in %, of the seeds in their order.
         mean, deviation: of these; the sample deviation, NaN for one seed.
         parameters: learned numbers.
-        epoch_seconds: median over all epochs of all runs.
+        epoch_seconds: median over the epochs of a run, of the run with the lowest: the one that other programs disturbed least.
         failed: what ended the other runs.
         difference: from the base; None for the base itself, and without a common seed.
     """
@@ -104,7 +104,7 @@ def _summary(name: str, seeds: Sequence[int], accuracies: Mapping[tuple[str, int
     common = [accuracies[name, seed] - accuracies[BASE, seed] for seed in seeds if (BASE, seed) in accuracies]
     return Summary(
         name, own, statistics.fmean(own), statistics.stdev(own) if len(own) > 1 else math.nan, finished[0]["parameters"],
-        statistics.median(epoch["seconds"] for r in finished for epoch in r["epochs"]),
+        min(statistics.median(epoch["seconds"] for epoch in r["epochs"]) for r in finished),
         tuple(r["failed"] for r in runs if "failed" in r), difference(common) if common and name != BASE else None,
     )  # fmt: skip
 

@@ -83,8 +83,8 @@ def _table(rows: Table) -> str:
 def _legend(store: Store, found: Sequence[Summary]) -> str:
     lines = [
         "Accuracy: mean ± sample deviation over the seeds. From ReLU: the mean of the differences of runs of one seed (same "
-        f"order, augmentation and initial weights) ± half of Student's {LEVEL:.0%} interval. Seconds an epoch: median, "
-        "beside another run where runs went side by side."
+        f"order, augmentation and initial weights) ± half of Student's {LEVEL:.0%} interval. Seconds an epoch: median over "
+        "the epochs of a run, of the seed with the lowest, beside another run where runs went side by side."
     ]
     if store.inference:
         lines.append(
