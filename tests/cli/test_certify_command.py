@@ -65,7 +65,12 @@ def test_a_bar_that_is_missed(model: Path) -> None:
 def test_interrupting_leaves_nothing(model: Path) -> None:
     required_library()
     command = [*COMMAND, str(model), "--dtypes", "float32", "--threads", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in its background has them ignore SIGINT, which children inherit.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     time.sleep(4)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
