@@ -14,12 +14,11 @@ from opau_onnx.collapse.choose import hard_inputs
 from opau_onnx.collapse.frozen import Frozen
 from opau_onnx.collapse.standard import Replaced
 from opau_onnx.errors import ValidationError
-from opau_onnx.parity.activations import DENSE, TORCH, WELL_CONDITIONED, ActivationCheck, grid, tolerance
+from opau_onnx.parity.activations import DENSE, TORCH, WELL_CONDITIONED, ActivationCheck, grid, shaped, tolerance
 from opau_onnx.parity.compare import UNIT_ROUNDOFF, compare
 from opau_onnx.parity.runtimes import open_model, to_numpy
+from opau_onnx.spec import Config
 
-MOST = 2**18
-"""Inputs on which an activation is tried, for all channels together: about a second of the oracle."""
 AFFINE_ROUNDINGS = 4.0
 """Of scale x + shift, in units of the roundoff of both terms' sizes: two operations on constants that were rounded too."""
 
@@ -38,8 +37,8 @@ def check(model: ir.Model, replaced: Replaced) -> ActivationCheck:
     # What was absorbed has no counterpart before: then the function is taken as it is meant now.
     function = replaced.frozen if replaced.absorbed else replaced.before
     near = torch.from_numpy(hard_inputs(replaced.frozen.wide())).to(dtype)
-    x, config = shaped(function, replaced.shape, torch.cat([grid(dtype), near]))
-    function = replace(function, config=config)
+    config, channels = placed(function, replaced.shape)
+    x, function = shaped(config, torch.cat([grid(dtype), near]), channels), replace(function, config=config)
     actual = open_model(cut(model, replaced, x), [x]).run([x])[0]
     kind, wide = str(dtype).removeprefix("torch."), to_numpy(x).astype(np.float64)
     at, known, slack = _known(function, wide)
@@ -79,38 +78,15 @@ def _known(function: Frozen, x: Any) -> tuple[Any, oracle.Evaluation, Any]:
         return at, known, np.where(beyond, np.inf, np.where(np.isfinite(moved), moved, 0.0))
 
 
-def shaped(function: Frozen, shape: ir.Shape | None, values: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    """Inputs in a shape that the nodes take, and the configuration for that shape.
-
-    Every channel sees every value, or, where these would be more than :data:`MOST`, its share of them: see :func:`shared_out`.
-    """
+def placed(function: Frozen, shape: ir.Shape | None) -> tuple[Config, int]:
+    """(configuration whose axis fits inputs that :func:`shaped` makes, number of channels) of nodes that take such a shape."""
     config = function.config
     if config.groups == 1:
-        return values, config
+        return config, 1
     rank = None if shape is None else shape.rank()
     axis = config.axis if rank is None or config.axis < 0 else config.axis - rank  # counted from the end: axes may come before
     size = None if shape is None else shape[axis]
-    channels = size if isinstance(size, int) else config.groups
-    where = [1] * (axis if axis >= 0 else 0) + [channels] + [1] * (0 if axis >= 0 else -axis - 1)
-    columns = shared_out(values, channels).reshape(-1, *where)
-    x = columns.movedim(0, -1) if axis >= 0 else columns
-    return x.contiguous(), replace(config, axis=axis)
-
-
-def shared_out(values: torch.Tensor, channels: int) -> torch.Tensor:
-    """(N,) to (M, channels): what each channel is tried on.
-
-    All values for all, where these are few enough. Otherwise every n-th value, from another one on for each channel, so that n
-    channels together see all; and infinities, NaN, zeros and ones, the largest and smallest values, for every channel.
-    """
-    apart = -(-len(values) * channels // MOST)
-    if apart == 1:
-        return values[:, None].expand(-1, channels)
-    steps = torch.arange(len(values) // apart)[:, None] * apart
-    shares = values[(steps + torch.arange(channels)) % len(values)]
-    extreme = torch.finfo(values.dtype).max
-    special = values[~values.isfinite() | (values == 0) | (values.abs() == 1) | (values.abs() == extreme)]
-    return torch.cat([shares, special[:, None].expand(-1, channels)])
+    return replace(config, axis=axis), size if isinstance(size, int) else config.groups
 
 
 def cut(model: ir.Model, replaced: Replaced, x: torch.Tensor, kind: ir.DataType | None = None) -> ir.Model:

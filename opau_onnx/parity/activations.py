@@ -28,6 +28,8 @@ DENSE = 12.0
 """The grid is dense up to this magnitude, and the largest absolute error is that of this range."""
 WELL_CONDITIONED = 10.0
 """The largest error in ULP is that of the inputs whose condition number is below this: elsewhere P or Q cancels."""
+LARGEST = 2**18
+"""So many inputs are tried at once at most, for all channels together: the oracle takes a second for them."""
 
 TORCH = {
     ir.DataType.FLOAT: torch.float32,
@@ -155,7 +157,7 @@ def grid(dtype: torch.dtype) -> torch.Tensor:
 
 
 def shaped(config: Config, values: torch.Tensor, channels: int | None = None, axes: int | None = None) -> torch.Tensor:
-    """The grid in a shape in which every channel sees every value.
+    """Inputs in a shape in which every channel sees every value, or its share of them where these are many: :func:`shared_out`.
 
     Args:
         config: whose groups.
@@ -168,8 +170,23 @@ def shaped(config: Config, values: torch.Tensor, channels: int | None = None, ax
     rank = config.axis + 1 if config.axis >= 0 else -config.axis
     shape = [1] * max(rank, axes or 0)
     shape[config.axis] = channels or config.groups
-    rank = len(shape)
-    return values.reshape(-1, *([1] * rank)).expand(-1, *shape).movedim(0, -1 if config.axis >= 0 else 0).contiguous()
+    columns = shared_out(values, shape[config.axis]).reshape(-1, *shape)
+    return columns.movedim(0, -1 if config.axis >= 0 else 0).contiguous()
+
+
+def shared_out(values: torch.Tensor, channels: int) -> torch.Tensor:
+    """(N,) to (M, channels): what each channel is tried on.
+
+    All values, where these are few enough. Otherwise every n-th, from another one on for each channel, so that n channels
+    together see all; and infinities, NaN, zeros and ones, and the largest values, for every channel.
+    """
+    apart = -(-len(values) * channels // LARGEST)
+    if apart == 1:
+        return values[:, None].expand(-1, channels)
+    shares = values[(torch.arange(0, len(values), apart)[:, None] + torch.arange(channels)) % len(values)]
+    extreme = torch.finfo(values.dtype).max
+    special = values[~values.isfinite() | (values == 0) | (values.abs() == 1) | (values.abs() == extreme)]
+    return torch.cat([shares, special[:, None].expand(-1, channels)])
 
 
 def _alone(model: ir.Model, node: ir.Node, x: torch.Tensor) -> bytes:

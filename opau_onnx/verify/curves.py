@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opau_onnx.parity.activations import tolerance
+from opau_onnx.parity.activations import LARGEST, tolerance
 from opau_onnx.parity.compare import distances, spacing
 from opau_onnx.verify.inputs import InputSketch
-from opau_onnx.verify.isolate import LARGEST, Alone, Function
+from opau_onnx.verify.isolate import Alone, Function
 
 POINTS, EACH = 201, 10
 """Points of a curve, and inputs around each of which the largest error is drawn (fewer where many channels see them)."""

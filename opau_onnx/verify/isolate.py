@@ -17,14 +17,12 @@ from torch import Tensor
 from opau_onnx import oracle
 from opau_onnx.errors import ValidationError
 from opau_onnx.nn import OrthogonalPade
-from opau_onnx.parity.activations import DENSE, WELL_CONDITIONED, grid, shaped, tolerance
+from opau_onnx.parity.activations import DENSE, LARGEST, WELL_CONDITIONED, grid, shaped, tolerance
 from opau_onnx.parity.compare import Comparison, compare
 from opau_onnx.spec import Config
 from opau_onnx.verify.sites import Site
 from opau_onnx.verify.taps import Call, serialized
 
-LARGEST = 2**18
-"""So many inputs are tried at once at most: the oracle takes a second for them."""
 Opener = Callable[[bytes], Any]
 """Makes a runtime of a model."""
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from opau_onnx.errors import ValidationError
 from opau_onnx.export.program import cast_inputs
+from opau_onnx.parity.activations import LARGEST
 from opau_onnx.parity.compare import Comparison, distances
 from opau_onnx.parity.validate import Expected, Options, TorchReference, compare_output, largest
-from opau_onnx.verify.isolate import LARGEST, Alone, Function, Opener, alone
+from opau_onnx.verify.isolate import Alone, Function, Opener, alone
 from opau_onnx.verify.sites import Site
 from opau_onnx.verify.taps import Key, Tapped, add_outputs
 
