@@ -1,4 +1,4 @@
-"""Write ``opau/tables.hpp``: the tables of ``opau_onnx/spec.py`` and ``opau_onnx/polynomials.py`` for C++.
+"""Write ``opau/tables.hpp``: the tables of ``opau_onnx/core/spec.py`` and ``opau_onnx/core/bases.py`` for C++.
 
 Run by the build: ``python generate_tables.py OUTPUT``. Needs nothing but the standard library: these two modules import no
 more. Exact fractions become the nearest double.
@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # what is being built is not installed yet
 
-from opau_onnx import spec
-from opau_onnx.polynomials import polynomials
+from opau_onnx.core import spec
+from opau_onnx.core.bases import polynomials
 
-TOP = """// Generated from opau_onnx/spec.py by generate_tables.py at build time. Do not edit.
+TOP = """// Generated from opau_onnx/core/spec.py by generate_tables.py at build time. Do not edit.
 #pragma once
 #include <cstdint>
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from opau_onnx.core.targets import eis, tanhsoft
 from opau_onnx.errors import LoadError
 from opau_onnx.nn import HP1, HP2, PAU, OrthogonalPade
-from opau_onnx.nn.targets import eis, tanhsoft
 
 
 class TanhSoft(nn.Module):

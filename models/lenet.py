@@ -23,7 +23,8 @@ class LeNet(nn.Module):
         size: of the images, height and width: 28 or 32.
 
     Shape:
-        input: (N, channels, size, size), float32, preprocessed as the checkpoint says (:func:`opau_onnx.data.preprocess`).
+        input: (N, channels, size, size), float32, preprocessed as the checkpoint says: see
+            :func:`opau_onnx.io.datasets.preprocess`.
         output: (N, classes), logits.
 
     Raises:

@@ -1,8 +1,8 @@
 """A pytest plugin for the test suites of others: the fixture ``assert_parity``. Installing this package brings it in.
 
-    def test_the_exported_file(assert_parity, tmp_path):
-        opau_onnx.export_model(model, tmp_path / "net.onnx", inputs)
-        assert_parity(model, tmp_path / "net.onnx", inputs)
+def test_the_exported_file(assert_parity, tmp_path):
+    opau_onnx.export_model(model, tmp_path / "net.onnx", inputs)
+    assert_parity(model, tmp_path / "net.onnx", inputs)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def assert_parity() -> Callable[..., VerifyResult]:
         onnx_path: the file.
         inputs: what to compare on: an array or tensor, or one for each input of the model; axis 0 counts the samples.
         atol, rtol: of the outputs; None for the tolerance that PyTorch's own rounding error gives.
-        runtimes: names of :data:`opau_onnx.verify.names.RUNTIMES`; one that cannot run fails the test too.
+        runtimes: names of :data:`opau_onnx.compare.names.RUNTIMES`; one that cannot run fails the test too.
 
     It returns the :class:`opau_onnx.VerifyResult`. A failure names the output, the worst index, the tolerance that would be
     needed and, where the activations can be matched, the layer.
@@ -64,7 +64,7 @@ def _inputs(inputs: Any) -> tuple[tuple[Any, ...], Any]:
     """(tensors, samples)."""
     import torch
 
-    from opau_onnx.samples import Samples
+    from opau_onnx.io.samples import Samples
 
     several = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     tensors = tuple(x.detach().cpu() if isinstance(x, torch.Tensor) else torch.as_tensor(x) for x in several)

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from opau_onnx import Comparing, collapse_model, export_model
+from opau_onnx import ValidationConfig, collapse_model, export_model
 from opau_onnx.bench import machine, threads
 from opau_onnx.bench.figures import summary
 from opau_onnx.bench.sessions import Memory, Session, described
 from opau_onnx.bench.timing import Plan, Subject, measure
 from opau_onnx.cli.common import console
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
+from opau_onnx.io.source import load
 from opau_onnx.nn import HP1
-from opau_onnx.reading import load
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "benchmarks"
@@ -63,7 +63,7 @@ def exported(net: nn.Module, x: Tensor, path: Path, **options: Any) -> Path:
 
 def collapsed(source: Path, form: str, **options: Any) -> Path:
     name = f"{source.stem}_{form}{'_within' if options else ''}.onnx"
-    return collapse_model(source, source.with_name(name), form, comparing=Comparing(skip=True), **options).path
+    return collapse_model(source, source.with_name(name), form, comparing=ValidationConfig(skip=True), **options).path
 
 
 def turns(sessions: dict[str, Session], x: Tensor, shape: tuple[int, ...]) -> dict[str, Any]:

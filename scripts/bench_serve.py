@@ -30,12 +30,12 @@ from torch import nn
 from opau_onnx import export_model
 from opau_onnx.bench import machine
 from opau_onnx.cli.common import console
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
+from opau_onnx.io.source import load as read_checkpoint
 from opau_onnx.loadtest.api import run as load
 from opau_onnx.loadtest.result import LoadResult
 from opau_onnx.loadtest.settings import Settings
 from opau_onnx.nn import HP1
-from opau_onnx.reading import load as read_checkpoint
 from opau_onnx.serve.config import ModelSettings
 from opau_onnx.serve.sessions import open_model
 

@@ -13,9 +13,9 @@ import numpy as np
 import onnxruntime
 import torch
 
-from opau_onnx import data
 from opau_onnx.cli.common import console, table
-from opau_onnx.reading import load
+from opau_onnx.io import datasets
+from opau_onnx.io.source import load
 
 OUT = Path("out")
 CHECKPOINT = Path("models/lenet_hp1_fashion_mnist.pt")
@@ -34,12 +34,12 @@ def export(checkpoint: Path, output: Path) -> None:
 
 def images() -> tuple[Any, Any, str]:
     """All 10,000 test images where the data set is installed, else the sample that ships."""
-    folder = data.find_fashion_mnist()
+    folder = datasets.find_fashion_mnist()
     if folder is None:
-        pixels, labels = data.load_sample()
-        return data.preprocess(pixels), labels, "the 1,000 test images that ship (dataset-fashion-mnist is not installed)"
-    pixels, labels = data.load_fashion_mnist(folder, "test")
-    return data.preprocess(pixels), labels, "all 10,000 test images"
+        pixels, labels = datasets.load_sample()
+        return datasets.preprocess(pixels), labels, "the 1,000 test images that ship (dataset-fashion-mnist is not installed)"
+    pixels, labels = datasets.load_fashion_mnist(folder, "test")
+    return datasets.preprocess(pixels), labels, "all 10,000 test images"
 
 
 def logits(run: Any, inputs: Any) -> Any:

@@ -14,8 +14,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from opau_onnx.data import CLASSES, SAMPLE, load_fashion_mnist
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
+from opau_onnx.io.datasets import CLASSES, SAMPLE, load_fashion_mnist
 
 EACH = 100
 MODELS = Path(__file__).resolve().parent.parent / "models"

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from opau_onnx import models, pickles
-from opau_onnx.collapse.comparing import Data
+from opau_onnx import models
+from opau_onnx.collapse.validation import Data
 from opau_onnx.errors import LoadError
 from opau_onnx.export.api import as_source
+from opau_onnx.io import torch_files
+from opau_onnx.io.source import Source, load
 from opau_onnx.nn import OrthogonalPade
-from opau_onnx.reading import Source, load
 
 CIFAR: dict[str, dict[str, Any]] = {"lenet": {"channels": 3, "size": 32}}
 """Arguments that the form for CIFAR takes, other than the defaults."""
@@ -78,7 +79,7 @@ def trained_model(path: Path, folder: Path, seed: int, samples: int, data: str |
     source = load(path)
     if source.kind != "checkpoint":
         raise LoadError(f"{path} is a {source.kind}; expected a checkpoint, as scripts/train.py writes it")
-    content = pickles.load_plain(path)
+    content = torch_files.load_plain(path)
     architecture, arguments = content["architecture"], content["arguments"]
     shape = tuple(source.inputs[0].shape[1:])
     relu = network(architecture, {**arguments, "activation": "relu"}, seed, shape)

@@ -25,7 +25,7 @@ import typer
 from models_report import TIMED, TOLERANCE, Part, cell, markdown
 from models_subjects import Model, random_model, trained_model
 
-from opau_onnx import Comparing, Quantizing, collapse_model, export_model, models, verify_model
+from opau_onnx import QuantizationConfig, ValidationConfig, collapse_model, export_model, models, verify_model
 from opau_onnx.bench import machine, threads
 from opau_onnx.bench.figures import summary
 from opau_onnx.bench.sessions import Memory, Session, described
@@ -34,12 +34,12 @@ from opau_onnx.certify import activations
 from opau_onnx.certify.certificate import certify
 from opau_onnx.certify.sweep import SWEPT
 from opau_onnx.cli.common import DIFFERENT, console, fail
-from opau_onnx.collapse.lut import Untabled
+from opau_onnx.collapse.passes.lookup import Untabled
 from opau_onnx.collapse.result import CollapseResult
+from opau_onnx.core.spec import OP_TYPES
 from opau_onnx.errors import CollapseError, OpauError
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 from opau_onnx.models.activations import create_activation
-from opau_onnx.spec import OP_TYPES
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 BATCHES = {1: 4, 32: 32}
@@ -75,7 +75,7 @@ def forms(model: Model) -> dict[str, tuple[str, dict[str, Any], Callable[[Collap
         "standard": ("standard", {}, lambda r: f"{r.after.nodes if r.after else 0} operators"),
         "within": ("standard", {"tolerance": TOLERANCE, "data": model.data}, _approximated),
         "fused": ("fused", {}, lambda r: f"{sum(bool(a.absorbed) for a in r.replaced)} norms absorbed"),
-        "lut": ("lut", {"quantizing": Quantizing(), "data": model.data}, _tables),
+        "lut": ("lut", {"quantizing": QuantizationConfig(), "data": model.data}, _tables),
     }
 
 
@@ -94,7 +94,7 @@ def collapsed(model: Model, name: str) -> Part:
     """One form, compared with PyTorch. Classes of random weights are nearly ties: quantization may change any of them."""
     form, options, tell = forms(model)[name]
     source = model.files["learned"]
-    comparing = Comparing(reference=model.source, min_agreement=0.0 if model.random else Comparing.min_agreement)
+    comparing = ValidationConfig(reference=model.source, min_agreement=0.0 if model.random else ValidationConfig.min_agreement)
     result = collapse_model(source, source.with_name(f"{name}.onnx"), form, comparing=comparing, **options)
     model.files[name] = result.path
     return {"equal": result.equal, "told": tell(result)}

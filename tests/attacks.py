@@ -240,12 +240,25 @@ ATTACKS: dict[str, Callable[[Members, Path], Members]] = {
     "name of a keyword": edit_json(MODEL, _keyword),
     "name of a branch": edit_json(MODEL, _graph_name),
     "call of any function of Python": edit_json(MODEL, _call("torch.os.mkdir", ["evil"], name=Path)),
-    "call that makes a file": edit_json(MODEL, _call(
-        "torch.ops.aten.from_file.default", ["evil"], filename=Path, shared={"as_bool": True}, size={"as_int": 4},
-    )),
-    "call that saves a file": edit_json(MODEL, _call(
-        "torch.ops.aten.save.default", [], item={"as_tensor": {"name": "x"}}, filename=Path,
-    )),
+    "call that makes a file": edit_json(
+        MODEL,
+        _call(
+            "torch.ops.aten.from_file.default",
+            ["evil"],
+            filename=Path,
+            shared={"as_bool": True},
+            size={"as_int": 4},
+        ),
+    ),
+    "call that saves a file": edit_json(
+        MODEL,
+        _call(
+            "torch.ops.aten.save.default",
+            [],
+            item={"as_tensor": {"name": "x"}},
+            filename=Path,
+        ),
+    ),
     "module to import": edit_json(MODEL, _import),
 }
 """What a .pt2 can be made to do, by a change of its members; every one of these runs where nothing is checked."""

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from opau_onnx.oracle import Evaluation
-from opau_onnx.spec import BASES, FORMS, Config, ordinary_limit
+from opau_onnx.core.oracle import Evaluation
+from opau_onnx.core.spec import BASES, FORMS, Config, ordinary_limit
 
 Array = npt.NDArray[Any]
 

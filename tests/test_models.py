@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from opau_onnx import checkpoint, data, models
+from opau_onnx import models
 from opau_onnx.errors import LoadError
+from opau_onnx.io import checkpoint, datasets
 from opau_onnx.models.activations import ACTIVATIONS, create_activation
 from opau_onnx.nn import OrthogonalPade
 
@@ -87,7 +88,7 @@ def load(card: Path) -> tuple[dict, torch.nn.Module, torch.Tensor]:
 
 def accuracy(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray) -> float:
     with torch.no_grad():
-        parts = [model(torch.from_numpy(data.preprocess(p))) for p in np.array_split(images, len(images) // 1000)]
+        parts = [model(torch.from_numpy(datasets.preprocess(p))) for p in np.array_split(images, len(images) // 1000)]
     return float((torch.cat(parts).argmax(1).numpy() == labels).mean())
 
 
@@ -101,7 +102,7 @@ class TestCard:
         assert card["checkpoint"]["bytes"] == file.stat().st_size < 2_000_000
         content, model, example = load(path)
         assert (card["architecture"], card["arguments"]) == (content["architecture"], content["arguments"])
-        assert card["preprocessing"] == data.PREPROCESSING
+        assert card["preprocessing"] == datasets.PREPROCESSING
         assert card["parameters"] == sum(p.numel() for p in model.parameters())
         assert all(card[key] == value for key, value in content["training"].items())
         assert all(p.isfinite().all() for p in model.parameters())
@@ -109,16 +110,16 @@ class TestCard:
 
     def test_tells_what_the_model_reaches_on_the_sample(self, path: Path) -> None:
         card = json.loads(path.read_text())
-        reached = accuracy(load(path)[1], *data.load_sample())
+        reached = accuracy(load(path)[1], *datasets.load_sample())
         print(f"{card['name']}: sample {reached:.1%}, card {card['test']['accuracy']:.2%}")
         assert abs(reached - card["test"]["accuracy"]) < 0.05
 
     def test_tells_what_the_model_reaches_on_the_test_set(self, path: Path) -> None:
-        folder = data.find_fashion_mnist()
+        folder = datasets.find_fashion_mnist()
         if folder is None:
             pytest.skip("Debian's dataset-fashion-mnist is not installed")
         card = json.loads(path.read_text())
-        reached = accuracy(load(path)[1], *data.load_fashion_mnist(folder, "test"))
+        reached = accuracy(load(path)[1], *datasets.load_fashion_mnist(folder, "test"))
         # Another machine rounds otherwise, which can turn the few images on the border.
         assert abs(reached - card["test"]["accuracy"]) <= 0.001
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opau_onnx import data
 from opau_onnx.errors import CollapseError, LoadError
+from opau_onnx.io import datasets
 from tests.custom_ops.library import required_library
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,8 +29,8 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_whole_of_it(tmp_path: Path) -> None:
     required_library()
-    images, labels = data.load_sample()
-    np.savez(tmp_path / "data.npz", images=data.preprocess(images[::4]), labels=labels[::4])
+    images, labels = datasets.load_sample()
+    np.savez(tmp_path / "data.npz", images=datasets.preprocess(images[::4]), labels=labels[::4])
     done = run(
         "--model", "lenet", "--checkpoint", str(CHECKPOINT), "--data", str(tmp_path / "data.npz"), "--samples", "64",
         "--complete", "0", "--rounds", "1", "--batch", "2", "--output-dir", str(tmp_path),

@@ -12,10 +12,10 @@ import torch
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from opau_onnx import data
 from opau_onnx.cli.export import app
-from opau_onnx.reading import load
-from opau_onnx.spec import DOMAIN, OP_TYPE
+from opau_onnx.core.spec import DOMAIN, OP_TYPE
+from opau_onnx.io import datasets
+from opau_onnx.io.source import load
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 HP1 = MODELS / "lenet_hp1_fashion_mnist.pt"
@@ -42,8 +42,8 @@ def test_the_file_has_our_nodes_and_functions(exported: Path) -> None:
 
 @pytest.mark.parametrize("batch", [1, 7, 256])
 def test_agrees_on_real_images(exported: Path, batch: int) -> None:
-    pixels, labels = data.load_sample()
-    images = data.preprocess(pixels)[: 100 if batch == 1 else None]
+    pixels, labels = datasets.load_sample()
+    images = datasets.preprocess(pixels)[: 100 if batch == 1 else None]
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     theirs = np.concatenate([session.run(None, {name: images[i : i + batch]})[0] for i in range(0, len(images), batch)])

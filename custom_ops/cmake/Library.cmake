@@ -46,8 +46,8 @@ file(MAKE_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/generated/opau")
 add_custom_command(
   OUTPUT "${OPAU_TABLES}"
   COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/generate_tables.py" "${OPAU_TABLES}"
-  DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/generate_tables.py" "${CMAKE_CURRENT_SOURCE_DIR}/../opau_onnx/spec.py"
-          "${CMAKE_CURRENT_SOURCE_DIR}/../opau_onnx/polynomials.py"
+  DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/generate_tables.py" "${CMAKE_CURRENT_SOURCE_DIR}/../opau_onnx/core/spec.py"
+          "${CMAKE_CURRENT_SOURCE_DIR}/../opau_onnx/core/bases.py"
   VERBATIM)
 
 find_package(Threads REQUIRED)

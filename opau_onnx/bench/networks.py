@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from opau_onnx import data
 from opau_onnx.bench import BenchError, figures, machine
 from opau_onnx.bench.names import NETWORKS
 from opau_onnx.bench.sessions import Memory, Session, described
 from opau_onnx.bench.timing import Plan, Subject, measure
-from opau_onnx.spec import OP_TYPE
+from opau_onnx.core.spec import OP_TYPE
+from opau_onnx.io import datasets
 
 FLOAT = 1
 """TensorProto.FLOAT."""
@@ -48,7 +48,7 @@ def run(
         progress("exporting the LeNets")
         models = {key: _export(path, Path(folder) / f"{key}.onnx") for key, path in files.items()}
         sessions, missing = _sessions(models, device)
-    images = torch.from_numpy(data.preprocess(data.load_sample()[0]))
+    images = torch.from_numpy(datasets.preprocess(datasets.load_sample()[0]))
     cases = []
     for batch in batches:
         progress(f"LeNet, batch {batch}")
@@ -59,7 +59,7 @@ def run(
 
 def _export(checkpoint: Path, output: Path) -> str:
     from opau_onnx.export.api import export_model
-    from opau_onnx.export.graph import quiet
+    from opau_onnx.export.conversion import quiet
 
     with quiet():
         return str(export_model(checkpoint, output, validate=False).path)

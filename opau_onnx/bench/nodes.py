@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from opau_onnx.export import function
+from opau_onnx.core.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
+from opau_onnx.graph import function
 from opau_onnx.nn import OrthogonalPade
-from opau_onnx.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
 
 OPSET = 20
 """The first with Gelu; its default is the exact one (approximate="none")."""

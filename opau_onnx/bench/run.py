@@ -12,7 +12,7 @@ import torch
 from opau_onnx.bench import BenchError, figures, machine, networks, sessions, subjects, threads
 from opau_onnx.bench.names import NETWORKS, SUBJECTS
 from opau_onnx.bench.timing import Plan, measure
-from opau_onnx.spec import Config
+from opau_onnx.core.spec import Config
 
 SCHEMA = "opau_onnx.bench/1"
 

@@ -12,8 +12,8 @@ from opau_onnx.bench import BenchError, machine, nodes
 from opau_onnx.bench.names import STANDARD, SUBJECTS
 from opau_onnx.bench.sessions import PROVIDERS, Memory, Session, described
 from opau_onnx.bench.timing import Subject
+from opau_onnx.core.spec import OP_TYPE, Config
 from opau_onnx.nn import OrthogonalPade
-from opau_onnx.spec import OP_TYPE, Config
 
 Maker = Callable[[int], Subject]
 """Number of elements -> the subject at that size."""

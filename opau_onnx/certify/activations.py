@@ -11,9 +11,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.function import opau_nodes, read_config
-from opau_onnx.spec import Config
+from opau_onnx.graph.function import opau_nodes, read_config
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from opau_onnx._version import __version__
 from opau_onnx.certify.activations import Activation
 from opau_onnx.certify.sweep import CONDITION_LIMIT, Sweep, sweep
 from opau_onnx.errors import LibraryError
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 from opau_onnx.runtime import native
 from opau_onnx.runtime.library import build_info, get_library_path
 

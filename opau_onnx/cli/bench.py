@@ -93,7 +93,7 @@ def _run(
 ) -> dict[str, Any]:  # fmt: skip
     """Measure and write; errors of ours and Ctrl-C end the command with a message, code 2."""
     with steps(verbose=verbose) as step, failing("a file", verbose=verbose):
-        from opau_onnx.spec import Config
+        from opau_onnx.core.spec import Config
 
         activation = Config(*config)
         step("loading PyTorch and onnxruntime")

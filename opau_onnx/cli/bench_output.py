@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from opau_onnx.bench import report
 from opau_onnx.cli.common import console, table
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 
 
 def write(content: dict[str, Any], outputs: dict[str, Path | None]) -> None:

@@ -73,9 +73,7 @@ def _judged(model: Path, dtypes: list[str], threads: int, quick: bool, max_ulp: 
         found = activations.read(model)
         total = len(found) * sum(count(dtype, quick=quick) for dtype in dtypes)
         with progress(total) as advance:
-            return [
-                one(a, dtypes, threads=threads, quick=quick, max_ulp=max_ulp, progress=advance(a)) for a in found
-            ]
+            return [one(a, dtypes, threads=threads, quick=quick, max_ulp=max_ulp, progress=advance(a)) for a in found]
     except OpauError as error:
         fail(str(error))
     except OSError as error:

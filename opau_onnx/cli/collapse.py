@@ -58,9 +58,7 @@ def collapse(
     ] = None,
     input_shape: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NAME:1,3,224,224 for an input whose axes other than the first are open.", rich_help_panel=_CHECK
-        ),
+        typer.Option(help="NAME:1,3,224,224 for an input whose axes other than the first are open.", rich_help_panel=_CHECK),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write what was found as JSON.", rich_help_panel=_CHECK)] = None,
     no_validate: Annotated[bool, typer.Option("--no-validate", help="Compare nothing.", rich_help_panel=_CHECK)] = False,
@@ -102,17 +100,18 @@ def _run(
     with steps(verbose=verbose) as step:
         step("loading")
         from opau_onnx.collapse.api import collapse_model
-        from opau_onnx.collapse.comparing import Comparing, Data
-        from opau_onnx.collapse.quantize import Quantizing
-        from opau_onnx.parity.validate import Options
+        from opau_onnx.collapse.quantize import QuantizationConfig
+        from opau_onnx.collapse.validation import Data, ValidationConfig
+        from opau_onnx.compare.validation import ToleranceConfig
 
-        comparing = Comparing(options=Options(**check), **against)
+        comparing = ValidationConfig(options=ToleranceConfig(**check), **against)
         with failing(output, verbose=verbose):
             how = change["quantizing"]
             data = Data(*change["data"]) if change["data"] else None
             return collapse_model(
                 model, output, form, tolerance=change["tolerance"], data=data,
-                quantizing=None if how is None else Quantizing(**how), comparing=comparing, report=report, progress=step,
+                quantizing=None if how is None else QuantizationConfig(**how), comparing=comparing, report=report,
+                progress=step,
             )  # fmt: skip
 
 

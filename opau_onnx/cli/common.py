@@ -71,7 +71,7 @@ def failing(place: object, *, verbose: bool, nothing: str = "written", extra: st
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """"1,3,224,224" or "1x3x224x224" as numbers; empty where it is neither."""
+    """ "1,3,224,224" or "1x3x224x224" as numbers; empty where it is neither."""
     try:
         found = tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:

@@ -134,10 +134,10 @@ def _run(
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
-        from opau_onnx.export.api import Settings, export_model, validate_model, write_report
-        from opau_onnx.export.graph import quiet
-        from opau_onnx.parity.validate import Options
-        from opau_onnx.reading import load
+        from opau_onnx.compare.validation import ToleranceConfig
+        from opau_onnx.export.api import ExportConfig, export_model, validate_model, write_report
+        from opau_onnx.export.conversion import quiet
+        from opau_onnx.io.source import load
 
         with failing(output, verbose=verbose):
             step(f"reading {model}")
@@ -145,11 +145,11 @@ def _run(
                 source = load(model, **reading)
             if validate_only:
                 step("comparing with PyTorch")
-                result = validate_model(source, output, options=Options(**check))
+                result = validate_model(source, output, options=ToleranceConfig(**check))
                 if report is not None:
                     write_report(result, report)
                 return source, result
-            settings = Settings(options=Options(**check), **fields)
+            settings = ExportConfig(options=ToleranceConfig(**check), **fields)
             if collapse is not None:
                 from opau_onnx.collapse.api import export_collapsed
 

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from opau_onnx.cli.common import console, table
+from opau_onnx.compare.tensors import Comparison
+from opau_onnx.compare.validation import Validation
 from opau_onnx.export.api import ExportResult
-from opau_onnx.parity.compare import Comparison
-from opau_onnx.parity.validate import Validation
-from opau_onnx.reading import Source
+from opau_onnx.io.source import Source
 
 
 def show(result: ExportResult, *, verbose: bool, validate_only: bool) -> None:

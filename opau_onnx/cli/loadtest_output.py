@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from opau_onnx.cli.common import console, table
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
+from opau_onnx.loadtest.recorder import KINDS, RIGHT
 from opau_onnx.loadtest.result import LoadResult
-from opau_onnx.loadtest.tally import KINDS, RIGHT
 
 
 def write(result: LoadResult, path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from opau_onnx.collapse.lut_check import TableCheck
-from opau_onnx.collapse.lut_compare import Drift, LutValidation
+from opau_onnx.collapse.lookup_check import TableCheck
+from opau_onnx.collapse.lookup_validation import Drift, LutValidation
 from opau_onnx.collapse.result import CollapseResult
 
 

@@ -37,7 +37,7 @@ MinAgreement = Annotated[
 
 
 def settings(*, quantize: bool, **given: Any) -> dict[str, Any] | None:
-    """Those of :class:`opau_onnx.collapse.quantize.Quantizing` that are given; None without --quantize."""
+    """Those of :class:`opau_onnx.collapse.quantize.QuantizationConfig` that are given; None without --quantize."""
     chosen = {name: value for name, value in given.items() if value}
     if not quantize and chosen:
         fail(f"--{next(iter(chosen)).replace('_', '-')} says how to quantize; it needs --quantize")
@@ -45,7 +45,7 @@ def settings(*, quantize: bool, **given: Any) -> dict[str, Any] | None:
 
 
 def agreement(value: float | None, form: str) -> dict[str, float]:
-    """That of :class:`opau_onnx.collapse.comparing.Comparing`."""
+    """That of :class:`opau_onnx.collapse.validation.ValidationConfig`."""
     if value is not None and form != "lut":
         fail("--min-agreement is for --form lut: other forms keep every class, or are judged by --tolerance")
     return {} if value is None else {"min_agreement": value}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, failing, input_sizes, steps
-from opau_onnx.verify.names import RUNTIMES, TORCH
+from opau_onnx.compare.names import RUNTIMES, TORCH
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -109,8 +109,8 @@ def _run(
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
-        from opau_onnx.export.graph import quiet
-        from opau_onnx.reading import load
+        from opau_onnx.export.conversion import quiet
+        from opau_onnx.io.source import load
         from opau_onnx.verify.api import Settings, verify_model
 
         with failing(report or model, verbose=verbose):

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from opau_onnx.cli.common import console, table
-from opau_onnx.parity.compare import Comparison
+from opau_onnx.compare.agreement import LabelStatistics
+from opau_onnx.compare.isolated import Alone
+from opau_onnx.compare.names import TORCH
+from opau_onnx.compare.tensors import Comparison
 from opau_onnx.verify.activations import ActivationResult
 from opau_onnx.verify.findings import Finding
-from opau_onnx.verify.isolate import Alone
-from opau_onnx.verify.labels import LabelStatistics
 from opau_onnx.verify.layers import Inside, Place
-from opau_onnx.verify.names import TORCH
 from opau_onnx.verify.report import FileResult, VerifyResult
 
 NOTES = 4

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from opau_onnx.collapse import fused, lut, standard
-from opau_onnx.collapse.comparing import Comparing, Data, compared
-from opau_onnx.collapse.quantize import Quantized, Quantizing, quantized
+from opau_onnx.collapse.approximation.approximate import Allowed
+from opau_onnx.collapse.approximation.ranges import activation_ranges
+from opau_onnx.collapse.passes import fused, lookup, standard
+from opau_onnx.collapse.passes.standard import Replaced
+from opau_onnx.collapse.quantize import QuantizationConfig, Quantized, quantized
 from opau_onnx.collapse.result import CollapseResult, records, write_report
-from opau_onnx.collapse.standard import Replaced
-from opau_onnx.collapse.tolerance.approximate import Allowed
-from opau_onnx.collapse.tolerance.ranges import activation_ranges
+from opau_onnx.collapse.validation import Data, ValidationConfig, compared
+from opau_onnx.core.spec import DOMAIN, OP_TYPE
 from opau_onnx.errors import CollapseError, ExportError
-from opau_onnx.export import write
-from opau_onnx.export.api import ExportResult, Settings, export_model
-from opau_onnx.export.function import opau_nodes
-from opau_onnx.reading import Source
-from opau_onnx.spec import DOMAIN, OP_TYPE
+from opau_onnx.export.api import ExportConfig, ExportResult, export_model
+from opau_onnx.graph import save
+from opau_onnx.graph.function import opau_nodes
+from opau_onnx.io.source import Source
 
 FORMS = {
-    "fused": fused.replace_activations, "lut": lut.replace_activations, "standard": standard.replace_activations,
+    "fused": fused.replace_activations, "lut": lookup.replace_activations, "standard": standard.replace_activations,
 }  # fmt: skip
 METADATA = "opau.collapse"
 
@@ -36,8 +36,8 @@ def collapse_model(
     *,
     tolerance: float = 0.0,
     data: Data | str | Path | None = None,
-    quantizing: Quantizing | None = None,
-    comparing: Comparing | None = None,
+    quantizing: QuantizationConfig | None = None,
+    comparing: ValidationConfig | None = None,
     report: str | Path | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> CollapseResult:
@@ -66,7 +66,7 @@ def collapse_model(
         CollapseError: there is nothing to collapse, or it cannot be collapsed; nothing is written then.
         ExportError, LoadError, ValidationError: the output cannot be written, the reference not read, the files not compared.
     """
-    source, output, comparing = Path(source), Path(output), comparing or Comparing()
+    source, output, comparing = Path(source), Path(output), comparing or ValidationConfig()
     _check_paths(source, output)
     data = data if data is None or isinstance(data, Data) else Data(data)
     check_form(form)
@@ -81,8 +81,8 @@ def collapse_model(
 
 
 def _collapse(
-    given: Path, made: Quantized | None, output: Path, form: str, tolerance: float, data: Data | None, comparing: Comparing,
-    report: str | Path | None, progress: Callable[[str], None],
+    given: Path, made: Quantized | None, output: Path, form: str, tolerance: float, data: Data | None,
+    comparing: ValidationConfig, report: str | Path | None, progress: Callable[[str], None],
 ) -> CollapseResult:  # fmt: skip
     source = made.path if made else given
     model, external = _read(source), _has_external_data(source)
@@ -90,23 +90,23 @@ def _collapse(
     progress("choosing how to evaluate each activation")
     replaced = FORMS[form](model, allowed)
     clean(model, form, replaced)
-    with write.staging(output) as folder:
+    with save.staging(output) as folder:
         staged = folder / output.name
-        write.save(model, staged, external=external or write.weight_bytes(model) > write.PROTOBUF_LIMIT)
+        save.save(model, staged, external=external or save.weight_bytes(model) > save.PROTOBUF_LIMIT)
         result = CollapseResult(given, output, output, form, replaced, None, tolerance=tolerance, quantized=made)
         if not comparing.skip:
             result = compared(result, staged, comparing, data, progress)
             if not result.equal:
                 staged = folder / result.path.name
-                write.save(model, staged, external=external)
+                save.save(model, staged, external=external)
         if report is not None:
             write_report(result, report)
-        write.publish(staged, result.path)
+        save.publish(staged, result.path)
     return result
 
 
 def export_collapsed(
-    source: Source, output: Path, form: str, *, settings: Settings, tolerance: float = 0.0,
+    source: Source, output: Path, form: str, *, settings: ExportConfig, tolerance: float = 0.0,
     data: Data | None = None, report: str | Path | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> CollapseResult | ExportResult:  # fmt: skip
@@ -125,13 +125,13 @@ def export_collapsed(
             "OUTPUT.onnx --form lut --quantize --data SAMPLES"
         )
     check_tolerance(tolerance, data)
-    with write.staging(output) as folder:
+    with save.staging(output) as folder:
         exported = export_model(source, folder / output.name, settings=settings, progress=progress)
         if exported.equal is False:
             rejected = output.with_name(exported.path.name)
-            write.publish(exported.path, rejected)
+            save.publish(exported.path, rejected)
             return replace(exported, path=rejected, requested=output)
-        comparing = Comparing(reference=source, options=settings.options, skip=not settings.validate)
+        comparing = ValidationConfig(reference=source, options=settings.options, skip=not settings.validate)
         return collapse_model(
             exported.path, output, form, tolerance=tolerance, data=data, comparing=comparing, report=report, progress=progress
         )
@@ -151,7 +151,7 @@ def check_tolerance(tolerance: float, data: Data | None) -> None:
         raise CollapseError("a tolerance needs real inputs to know the range it must hold on: give --data (data=)")
 
 
-def check_quantizing(form: str, quantizing: Quantizing | None, data: Data | None, comparing: Comparing) -> None:
+def check_quantizing(form: str, quantizing: QuantizationConfig | None, data: Data | None, comparing: ValidationConfig) -> None:
     """Raise CollapseError where quantization lacks its form or data, or a comparison by classes lacks data."""
     if quantizing is not None and form != "lut":
         raise CollapseError(f"the form is {form!r}; a model is quantized for --form lut only")

@@ -1,7 +1,7 @@
 """Quantization of a float model by onnxruntime's own static quantization, activations included.
 
 onnxruntime quantizes the operators on a list. So each activation is replaced for the time by a function of one input whose name
-is put on the list (:mod:`opau_onnx.collapse.stand_ins`); afterwards the activations stand between DequantizeLinear and
+is put on the list (:mod:`opau_onnx.collapse.placeholders`); afterwards the activations stand between DequantizeLinear and
 QuantizeLinear.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from opau_onnx.collapse.stand_ins import NAME, put_back, stand_in
+from opau_onnx.collapse.placeholders import NAME, put_back, stand_in
 from opau_onnx.errors import CollapseError
-from opau_onnx.export import write
-from opau_onnx.export.function import opau_nodes
-from opau_onnx.samples import Samples
+from opau_onnx.graph import save
+from opau_onnx.graph.function import opau_nodes
+from opau_onnx.io.samples import Samples
 
 ACTIVATIONS = ("uint8", "int8", "uint16", "int16")
 WEIGHTS = ("int8", "int16")
@@ -35,7 +35,7 @@ OPSET_16_BIT = 21
 
 
 @dataclass(frozen=True)
-class Quantizing:
+class QuantizationConfig:
     """How to quantize; weights have a scale for each channel.
 
     Attributes:
@@ -69,7 +69,7 @@ class Quantized:
 
     source: Path
     path: Path
-    how: Quantizing
+    how: QuantizationConfig
     samples: int
     data: str
 
@@ -79,7 +79,7 @@ class Quantized:
 
 
 @contextmanager
-def quantized(source: Path, how: Quantizing | None, samples: Samples | None) -> Iterator[Quantized | None]:
+def quantized(source: Path, how: QuantizationConfig | None, samples: Samples | None) -> Iterator[Quantized | None]:
     """The quantized model in a temporary folder; None where nothing is to be quantized.
 
     Raises:
@@ -94,7 +94,7 @@ def quantized(source: Path, how: Quantizing | None, samples: Samples | None) -> 
         yield Quantized(source, path, how, len(samples), samples.source)
 
 
-def quantize(source: Path, target: Path, samples: Samples, how: Quantizing) -> None:
+def quantize(source: Path, target: Path, samples: Samples, how: QuantizationConfig) -> None:
     """Write a quantized model; the activations are the learned ones still.
 
     Args:
@@ -108,7 +108,7 @@ def quantize(source: Path, target: Path, samples: Samples, how: Quantizing) -> N
     """
     model = ir.load(source)
     _check(model, source, how)
-    external = write.weight_bytes(model) > write.PROTOBUF_LIMIT
+    external = save.weight_bytes(model) > save.PROTOBUF_LIMIT
     activations = stand_in(model)
     if not activations:
         raise CollapseError(f"the activations of {source} are in branches, where onnxruntime quantizes nothing")
@@ -129,7 +129,7 @@ def quantize(source: Path, target: Path, samples: Samples, how: Quantizing) -> N
     ir.save(quantized, target, external_data=f"{target.name}.data" if external else None)
 
 
-def _check(model: ir.Model, source: Path, how: Quantizing) -> None:
+def _check(model: ir.Model, source: Path, how: QuantizationConfig) -> None:
     opset = model.graph.opset_imports[""]
     if any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in model.graph.all_nodes()):
         raise CollapseError(f"{source} is quantized; leave out --quantize")
@@ -202,7 +202,7 @@ class _Reader:
         return {n: x[rows] for n, x in zip(self.names, self.samples.inputs, strict=True)}
 
 
-def _onnxruntime(source: Path, target: Path, reader: _Reader, how: Quantizing, *, external: bool) -> None:
+def _onnxruntime(source: Path, target: Path, reader: _Reader, how: QuantizationConfig, *, external: bool) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from opau_onnx._version import __version__
-from opau_onnx.collapse.changed import Agreement
+from opau_onnx.collapse.approximation_check import Agreement
+from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.collapse.quantize import Quantized
-from opau_onnx.collapse.standard import Replaced
 from opau_onnx.collapse.summary import Side
-from opau_onnx.export import write
-from opau_onnx.files import replacing
-from opau_onnx.parity.validate import Validation
+from opau_onnx.compare.validation import Validation
+from opau_onnx.graph import save
+from opau_onnx.io.atomic import replacing
 
 REPORT_SCHEMA = "opau_onnx.collapse_report/1"
 
@@ -77,7 +77,7 @@ class CollapseResult:
 def write_report(result: CollapseResult, report: str | Path) -> None:
     """Write a result as JSON; the file appears whole or not at all."""
     with replacing(Path(report)) as temporary:
-        temporary.write_text(write.report_text(result.as_dict()))
+        temporary.write_text(save.report_text(result.as_dict()))
 
 
 def records(replaced: Sequence[Replaced]) -> list[dict[str, Any]]:

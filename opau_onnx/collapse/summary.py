@@ -15,8 +15,8 @@ import onnx.inliner
 import onnxruntime
 import torch
 
-from opau_onnx.parity.runtimes import ort_value
-from opau_onnx.runtime.model import read
+from opau_onnx.compare.backends import ort_value
+from opau_onnx.graph.coverage import read
 from opau_onnx.runtime.session import create_session
 
 ROUNDS, SECONDS = 15, 2.0

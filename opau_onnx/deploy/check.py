@@ -14,8 +14,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from opau_onnx.deploy import DeployError
-from opau_onnx.deploy.model_config import BACKEND, data_type
-from opau_onnx.serve.tensors import TensorSpec
+from opau_onnx.protocol.model_config import BACKEND, data_type
+from opau_onnx.protocol.tensors import TensorSpec
 
 UNSERVED = ("BF16",)
 """Data types of tensors that the backend refuses: issue 8464 of triton-inference-server/server. Inside a model they may be."""

@@ -10,19 +10,17 @@ import msgspec
 import onnxruntime
 
 from opau_onnx.deploy import DeployError, backend
-from opau_onnx.deploy.model_config import WarmUp, model_config
 from opau_onnx.deploy.onnx_file import OnnxFile
 from opau_onnx.deploy.options import Options, check_unbatched
 from opau_onnx.deploy.placing import Library
 from opau_onnx.errors import LoadError
-from opau_onnx.serve import warming
+from opau_onnx.protocol.model_config import WarmUp, model_config
+from opau_onnx.serve import warmup
 from opau_onnx.serve.config import ModelSettings
 from opau_onnx.serve.sessions import CpuRunner, Opened, open_model
 
 
-def configured(
-    name: str, model: Path, copy: Path, file: OnnxFile, needed: Library, options: Options
-) -> tuple[Any, list[str]]:
+def configured(name: str, model: Path, copy: Path, file: OnnxFile, needed: Library, options: Options) -> tuple[Any, list[str]]:
     """The message, and notes of how it came about.
 
     Args:
@@ -39,8 +37,8 @@ def configured(
     notes: list[str] = []
     settings = _settings(model, file, needed, options, notes)
     opened = _opened(settings, copy, file, options, notes)
-    largest, alone = warming.batch_size(settings, opened)
-    row = warming.shapes(settings, opened.inputs)
+    largest, alone = warmup.batch_size(settings, opened)
+    row = warmup.shapes(settings, opened.inputs)
     if row is None:
         notes.append("no warm-up and no run here: axes other than the first are open; give --input-shape")
     elif opened.sessions:
@@ -100,8 +98,8 @@ def _tried(
     """The largest batch, and why there is none, after a run of the model."""
     runner = CpuRunner(opened.sessions[0], opened.inputs, opened.outputs)
     try:
-        got = runner.run(warming.sample(opened.inputs, row, 1 if largest else None))
-        why = warming.mixed(runner, opened, row, largest) if largest and options.batch_check else None
+        got = runner.run(warmup.sample(opened.inputs, row, 1 if largest else None))
+        why = warmup.mixed(runner, opened, row, largest) if largest and options.batch_check else None
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise LoadError(f"the model cannot be run on inputs of the shapes {row}: {error}") from None
     for spec in opened.outputs:

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import onnx
 
 from opau_onnx.deploy import DeployError
-from opau_onnx.runtime import model as models
-from opau_onnx.serve.tensors import DATATYPES, TensorSpec
+from opau_onnx.graph import coverage as models
+from opau_onnx.protocol.tensors import DATATYPES, TensorSpec
 
 _BY_ELEMENT = {t.element: t.name for t in DATATYPES.values()}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from opau_onnx.deploy import DeployError
-from opau_onnx.deploy.model_config import QueuePolicy
+from opau_onnx.protocol.model_config import QueuePolicy
 from opau_onnx.serve.config import NAME, ModelSettings
 
 _DEFAULTS = ModelSettings(path="")

@@ -10,7 +10,7 @@ from opau_onnx.deploy.library import Facts
 from opau_onnx.deploy.onnx_file import OnnxFile
 from opau_onnx.deploy.options import Options, absolute
 from opau_onnx.errors import LibraryError
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 from opau_onnx.runtime.library import get_library_path
 
 

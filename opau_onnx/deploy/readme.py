@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from opau_onnx._version import __version__
 from opau_onnx.deploy import DeployError, check, library, releases
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 
 MARK = "<!-- Written by opau-deploy, and written again with every model: changes are lost. -->"
 _OURS, _OTHER = "README.md", "README.opau.md"

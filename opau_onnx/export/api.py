@@ -13,23 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx._version import __version__
+from opau_onnx.compare.originals import compare_original
+from opau_onnx.compare.validation import ToleranceConfig, Validation, validate
 from opau_onnx.errors import ExportError
-from opau_onnx.export import graph, opsets, program, write
+from opau_onnx.export import conversion, program
 from opau_onnx.export.program import DTYPES, Axes
-from opau_onnx.files import replacing
-from opau_onnx.parity.originals import compare_original
-from opau_onnx.parity.validate import Options, Validation, validate
-from opau_onnx.reading import Source, adopting, load
+from opau_onnx.graph import opsets, save
+from opau_onnx.io.atomic import replacing
+from opau_onnx.io.source import Source, adopting, load
 
 REPORT_SCHEMA = "opau_onnx.export_report/1"
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExportConfig:
     """How to export; the defaults are those of ``opau-export``.
 
     Attributes:
-        opset: version of ONNX's default domain, 18 to :func:`opau_onnx.export.opsets.newest`; None is 20, or 22 for
+        opset: version of ONNX's default domain, 18 to :func:`opau_onnx.graph.opsets.newest`; None is 20, or 22 for
             bfloat16.
         dtype: "float32", "float16", "bfloat16" or "float64"; None keeps the model's own.
         dynamic_axes: input name or position -> axis -> name; None makes axis 0 of every input "batch".
@@ -45,7 +46,7 @@ class Settings:
     static: bool = False
     external_data: bool | None = None
     validate: bool = True
-    options: Options = field(default_factory=Options)
+    options: ToleranceConfig = field(default_factory=ToleranceConfig)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class ExportResult:
         path: the file; where the comparison failed, the one with ".rejected" in its name.
         requested: the path that was asked for.
         opset, dtype: of the file.
-        activations: one record for each activation (:func:`opau_onnx.export.graph.describe`).
+        activations: one record for each activation (:func:`opau_onnx.export.conversion.describe`).
         validation: None where it was not asked for.
         source: where the model came from; its ``adopted`` says which activations were another library's.
     """
@@ -95,7 +96,7 @@ def export_model(
     output: str | Path,
     inputs: Tensor | Sequence[Tensor] | None = None,
     *,
-    settings: Settings | None = None,
+    settings: ExportConfig | None = None,
     report: str | Path | None = None,
     progress: Callable[[str], None] = lambda step: None,
     **options: Any,
@@ -111,7 +112,7 @@ def export_model(
         settings: how to export; or give its fields as keyword arguments (``opset=20, dtype="float16"``).
         report: a JSON file to write besides.
         progress: called with a short text before each step.
-        options: fields of :class:`Settings`.
+        options: fields of :class:`ExportConfig`.
 
     Returns:
         What was written. Where ``result.equal`` is False the file stands under ``result.path``, "NAME.rejected.onnx", and
@@ -120,7 +121,7 @@ def export_model(
     Raises:
         LoadError, ExportError, ValidationError: nothing is written then.
     """
-    settings = Settings(**options) if settings is None else settings
+    settings = ExportConfig(**options) if settings is None else settings
     output = Path(output)
     if output.suffix != ".onnx":
         raise ExportError(f"the output is {output.name!r}; expected a name that ends in .onnx")
@@ -134,12 +135,10 @@ def export_model(
     opset = settings.opset or opsets.default(kind)
     progress("converting to ONNX")
     names = [axes.get(i, {}) for i in range(len(source.inputs))]
-    exported = graph.build_model(
-        traced, opset, names, program.output_names(traced), program.tensors_by_name(source.model)
-    )
-    write.add_metadata(exported, source.kind, source.sha256, kind)
+    exported = conversion.build_model(traced, opset, names, program.output_names(traced), program.tensors_by_name(source.model))
+    save.add_metadata(exported, source.kind, source.sha256, kind)
     path, validation = _write(exported, output, source, axes, dtype, settings, progress)
-    result = ExportResult(path, output, opset, kind, graph.describe(exported), validation, source)
+    result = ExportResult(path, output, opset, kind, conversion.describe(exported), validation, source)
     if report is not None:
         write_report(result, report)
     return result
@@ -156,7 +155,7 @@ def _check_writable(path: Path) -> None:
 def write_report(result: ExportResult, report: str | Path) -> None:
     """Write a result as JSON; the file appears whole or not at all."""
     with replacing(Path(report)) as temporary:
-        temporary.write_text(write.report_text(result.as_dict()))
+        temporary.write_text(save.report_text(result.as_dict()))
 
 
 def validate_model(
@@ -164,7 +163,7 @@ def validate_model(
     path: str | Path,
     inputs: Tensor | Sequence[Tensor] | None = None,
     *,
-    options: Options | None = None,
+    options: ToleranceConfig | None = None,
 ) -> ExportResult:
     """Compare an existing ONNX file, exported by this package, with the model; nothing is written.
 
@@ -182,12 +181,12 @@ def validate_model(
     kind = stored.metadata_props.get("opau.dtype", "float32")
     if kind not in DTYPES:
         raise ExportError(f"{path} says it holds {kind!r}; expected one of {', '.join(DTYPES)}")
-    found = _validate(source, path, axes, DTYPES[kind], options or Options())
+    found = _validate(source, path, axes, DTYPES[kind], options or ToleranceConfig())
     opset = stored.opset_imports.get("", 0)
-    return ExportResult(path, path, opset, kind, graph.describe(stored), found, source)
+    return ExportResult(path, path, opset, kind, conversion.describe(stored), found, source)
 
 
-def _validate(source: Source, path: Path, axes: Axes, dtype: torch.dtype, options: Options) -> Validation:
+def _validate(source: Source, path: Path, axes: Axes, dtype: torch.dtype, options: ToleranceConfig) -> Validation:
     """Against our modules, and against those of other libraries that they were made from."""
     found = validate(source.model, path, source.inputs, axes, dtype, options)
     if source.original is None:
@@ -238,7 +237,7 @@ def _check_opset(opset: int | None) -> None:
 
 
 def _trace(
-    source: Source, settings: Settings, progress: Callable[[str], None]
+    source: Source, settings: ExportConfig, progress: Callable[[str], None]
 ) -> tuple[torch.dtype, torch.export.ExportedProgram, Axes]:
     own = program.model_dtype(source.model)
     if settings.dtype is not None and settings.dtype not in DTYPES:
@@ -253,12 +252,12 @@ def _trace(
         return dtype, source.program, program.program_axes(source.program)
     progress("tracing the model")
     axes = _axes(source, settings)
-    with graph.quiet():
+    with conversion.quiet():
         cast = program.cast_model(source.model, dtype)
         return dtype, program.trace(cast, program.cast_inputs(source.inputs, dtype), axes), axes
 
 
-def _axes(source: Source, settings: Settings) -> Axes:
+def _axes(source: Source, settings: ExportConfig) -> Axes:
     if settings.static:
         if settings.dynamic_axes:
             raise ExportError("static and dynamic_axes exclude each other")
@@ -283,25 +282,25 @@ def _axes(source: Source, settings: Settings) -> Axes:
 
 
 def _write(
-    model: ir.Model, output: Path, source: Source, axes: Axes, dtype: torch.dtype, settings: Settings,
+    model: ir.Model, output: Path, source: Source, axes: Axes, dtype: torch.dtype, settings: ExportConfig,
     progress: Callable[[str], None],
 ) -> tuple[Path, Validation | None]:  # fmt: skip
     external = settings.external_data
     if external is None:
-        external = write.weight_bytes(model) > write.PROTOBUF_LIMIT
-    with write.staging(output) as folder:
+        external = save.weight_bytes(model) > save.PROTOBUF_LIMIT
+    with save.staging(output) as folder:
         progress("writing and checking")
         staged = folder / output.name
-        write.save(model, staged, external=external)
+        save.save(model, staged, external=external)
         if not settings.validate:
-            write.publish(staged, output)
+            save.publish(staged, output)
             return output, None
         progress("comparing with PyTorch")
         found = _validate(source, staged, axes, dtype, settings.options)
         if found.equal:
-            write.publish(staged, output)
+            save.publish(staged, output)
             return output, found
         rejected = output.with_name(f"{output.stem}.rejected.onnx")
-        write.save(model, folder / rejected.name, external=external)
-        write.publish(folder / rejected.name, rejected)
+        save.save(model, folder / rejected.name, external=external)
+        save.publish(folder / rejected.name, rejected)
         return rejected, found

@@ -9,11 +9,10 @@ from typing import Any
 
 from keras import backend, ops
 
-from opau_onnx import formula
-from opau_onnx.formula import Coefficients
+from opau_onnx.core import evaluation, gradient
+from opau_onnx.core.evaluation import Coefficients
+from opau_onnx.core.spec import Config
 from opau_onnx.keras.ops import KerasOps
-from opau_onnx.nn import gradient
-from opau_onnx.spec import Config
 
 _OPS = KerasOps()
 _INFERENCE_ONLY = ("numpy", "openvino")
@@ -21,7 +20,7 @@ _INFERENCE_ONLY = ("numpy", "openvino")
 
 
 def orthogonal_pade(x: Any, numerator: Any, denominator: Any, config: Config) -> Any:
-    """y = P(x) / Q(x), elementwise, differentiable once in reverse mode; see :mod:`opau_onnx.spec`.
+    """y = P(x) / Q(x), elementwise, differentiable once in reverse mode; see :mod:`opau_onnx.core.spec`.
 
     Args:
         x: any shape; the size of the channel axis must be known where there are groups.
@@ -47,8 +46,8 @@ def forward(config: Config, x: Any, c: Any, d: Any) -> Any:
     """y, of x's shape and dtype."""
     values = _coefficients(config, x.shape, c, d)
     wide = ops.cast(x, c.dtype)
-    rows = formula.scaled_basis(_OPS, config, wide, values.beyond) if config.top else formula.constant_rows(_OPS, wide)
-    return ops.cast(formula.rational(_OPS, config, rows, values), x.dtype)
+    rows = evaluation.scaled_basis(_OPS, config, wide, values.beyond) if config.top else evaluation.constant_rows(_OPS, wide)
+    return ops.cast(evaluation.rational(_OPS, config, rows, values), x.dtype)
 
 
 def backward(config: Config, x: Any, c: Any, d: Any, g: Any) -> tuple[Any, Any, Any]:
@@ -56,9 +55,9 @@ def backward(config: Config, x: Any, c: Any, d: Any, g: Any) -> tuple[Any, Any, 
     values = _coefficients(config, x.shape, c, d)
     wide, wide_g = ops.cast(x, c.dtype), ops.cast(g, c.dtype)
     if config.top == 0:
-        rows, lower = formula.constant_rows(_OPS, wide), None
+        rows, lower = evaluation.constant_rows(_OPS, wide), None
     else:
-        rows, lower = formula.scaled_bases(_OPS, config, wide, values.beyond)
+        rows, lower = evaluation.scaled_bases(_OPS, config, wide, values.beyond)
     part = gradient.gradient(_OPS, config, rows, values, gradient.derivatives(config, values), wide_g, lower)
     dx = ops.cast(part.x_weight * part.slope, x.dtype)
     dc = _sums(config, [part.weight * row for row in part.rows[: config.numerator_size]], c)

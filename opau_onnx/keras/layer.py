@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from opau_onnx.core.fitting import fit
+from opau_onnx.core.spec import Config
+from opau_onnx.core.targets import TARGETS
 from opau_onnx.errors import SpecError
-from opau_onnx.nn.fitting import fit
-from opau_onnx.nn.targets import TARGETS
-from opau_onnx.spec import Config
 
 BRIDGED: ContextVar[dict[int, Any] | None] = ContextVar("BRIDGED", default=None)
 """Layer's id -> the torch module that stands for it, while :mod:`opau_onnx.keras.bridge` runs a model."""
@@ -28,15 +28,15 @@ class OrthogonalPade(keras.layers.Layer):  # type: ignore[misc]
         basis, degrees, form, groups: as in PyTorch.
         axis: the channel axis, used where ``groups`` > 1; -1 for Keras' usual channels last. The batch is axis 0.
         shared_numerator, shared_denominator: one row for all groups.
-        init: what to fit the coefficients to: a name of :data:`opau_onnx.nn.targets.TARGETS` or a callable, which is not saved;
-            None for zeros, where coefficients are set later.
+        init: what to fit the coefficients to: a name of :data:`opau_onnx.core.targets.TARGETS` or a callable, which is not
+            saved; None for zeros, where coefficients are set later.
         interval: the interval of that fit.
         options: of keras.layers.Layer.
 
     Attributes:
         numerator: weight, (k + 1,) or (groups, k + 1).
         denominator: weight, (l,) or (groups, l); l + 1 columns in the forms "pau_c" and "free".
-        config: the :class:`opau_onnx.spec.Config`.
+        config: the :class:`opau_onnx.core.spec.Config`.
 
     Weights are float32 at least, and what is computed is computed in their dtype, also under a policy of 16 bits. Gradients at
     infinite inputs are NaN; they are explicit, so forward-mode differentiation is not to be had on JAX.

@@ -1,4 +1,4 @@
-"""The operations of :mod:`opau_onnx.formula` and :mod:`opau_onnx.nn.gradient` over keras.ops, on whatever backend runs."""
+"""The operations of :mod:`opau_onnx.core.evaluation` and :mod:`opau_onnx.core.gradient` over keras.ops, on any backend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from keras import ops
 
 
 class KerasOps:
-    """:class:`opau_onnx.nn.gradient.GradientOps`, out of place.
+    """:class:`opau_onnx.core.gradient.GradientOps`, out of place.
 
     Values are tensors, or floats where an operation has nothing but constants to work on.
     """

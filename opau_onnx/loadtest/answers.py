@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opau_onnx.serve.tensors import DATATYPES, Array, TensorSpec
+from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec
 
 
 class BadAnswerError(Exception):

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from opau_onnx.loadtest.answers import BadAnswerError, Model, StatusError, Tensor
+from opau_onnx.loadtest.connection import Client, UnreachableError
 from opau_onnx.loadtest.describe import describe
 from opau_onnx.loadtest.engine import Engine, Progress
 from opau_onnx.loadtest.expected import local_answers
 from opau_onnx.loadtest.inputs import Pool, make_pool
-from opau_onnx.loadtest.judge import Request, expectations, lookalikes
-from opau_onnx.loadtest.lane import Client, UnreachableError
+from opau_onnx.loadtest.response_checker import Request, expectations, lookalikes
 from opau_onnx.loadtest.result import LoadResult, Prepared
 from opau_onnx.loadtest.settings import LoadTestError, Settings, Target, target
 from opau_onnx.loadtest.tolerance import Tolerance

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from opau_onnx.loadtest.answers import BadAnswerError, Model, StatusError, tensor_specs
-from opau_onnx.loadtest.lane import Client, UnreachableError
+from opau_onnx.loadtest.connection import Client, UnreachableError
 from opau_onnx.loadtest.settings import LoadTestError
 
 AGAIN_S = 0.2

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from opau_onnx.loadtest.arrivals import Metronome, gaps
-from opau_onnx.loadtest.judge import Judge, Request
-from opau_onnx.loadtest.lane import Client, Lane
+from opau_onnx.loadtest.connection import Client, Lane
+from opau_onnx.loadtest.recorder import RIGHT, TIMED_OUT, UNREACHABLE, WRONG, Tally
+from opau_onnx.loadtest.response_checker import Judge, Request
 from opau_onnx.loadtest.settings import Settings
-from opau_onnx.loadtest.tally import RIGHT, TIMED_OUT, UNREACHABLE, WRONG, Tally
 
 RETRY_S = 0.1
 """A client that could not connect waits so long."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from opau_onnx.loadtest.answers import Model, Question, Tensor, tensor
 from opau_onnx.loadtest.settings import LoadTestError
+from opau_onnx.protocol.tensors import TensorSpec
 from opau_onnx.serve.config import ModelSettings, usable_cores
-from opau_onnx.serve.tensors import TensorSpec
 
 
 def local_answers(path: str | Path, model: Model, questions: Iterable[Question]) -> list[dict[str, Tensor]]:

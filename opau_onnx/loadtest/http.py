@@ -10,11 +10,11 @@ from typing import Any
 
 from opau_onnx.loadtest import wire
 from opau_onnx.loadtest.answers import Answer, BadAnswerError, Model, Question, StatusError
-from opau_onnx.loadtest.connection import Address, Connection, Response, unreachable
-from opau_onnx.loadtest.judge import Request
-from opau_onnx.loadtest.lane import Check, Client, Finished, Lane, UnreachableError
+from opau_onnx.loadtest.connection import Check, Client, Finished, Lane, UnreachableError
+from opau_onnx.loadtest.http_connection import Address, Connection, Response, unreachable
+from opau_onnx.loadtest.recorder import LOST, REFUSED, TIMED_OUT, UNREACHABLE, WRONG
+from opau_onnx.loadtest.response_checker import Request
 from opau_onnx.loadtest.settings import Settings, Target
-from opau_onnx.loadtest.tally import LOST, REFUSED, TIMED_OUT, UNREACHABLE, WRONG
 
 
 class HttpLane(Lane):
@@ -108,7 +108,7 @@ class _Once:
 
 
 class HttpClient(Client):
-    """See :class:`opau_onnx.loadtest.lane.Client`."""
+    """See :class:`opau_onnx.loadtest.connection.Client`."""
 
     def __init__(self, target: Target, settings: Settings) -> None:
         self._target, self._settings = target, settings

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from opau_onnx.io.samples import Samples, read_samples
 from opau_onnx.loadtest.answers import Model, Question
 from opau_onnx.loadtest.settings import LoadTestError, Settings, Shape
-from opau_onnx.samples import Samples, read_samples
-from opau_onnx.serve.tensors import DATATYPES, Array, TensorSpec
+from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec
 
 POOL = 64
 POOL_BYTES = 256 * 2**20

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from opau_onnx._version import __version__
 from opau_onnx.loadtest.answers import Model
-from opau_onnx.loadtest.judge import Request
+from opau_onnx.loadtest.recorder import RIGHT, Tally
+from opau_onnx.loadtest.response_checker import Request
 from opau_onnx.loadtest.settings import Settings, Target
-from opau_onnx.loadtest.tally import RIGHT, Tally
 
 if TYPE_CHECKING:
     from opau_onnx.loadtest.engine import Engine
@@ -59,7 +59,7 @@ class LoadResult:
         latency_ms: mean, p50, p90, p99, p99.9 and max of right answers, from when each request was sent (closed loop) or due
             (open loop); NaN without any.
         send_delay_ms: open loop, likewise: how long after its arrival each request was sent; None in the closed loop.
-        counts: by kind (:data:`opau_onnx.loadtest.tally.KINDS`, or a status).
+        counts: by kind (:data:`opau_onnx.loadtest.recorder.KINDS`, or a status).
         warmup_counts: likewise, of the warm-up.
         faults: for each kind but right ones, warm-up included, the reasons and how often.
         bytes_sent, bytes_received: of the requests (over HTTP with their heads), and of the bodies of right answers.

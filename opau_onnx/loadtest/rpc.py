@@ -15,11 +15,11 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from opau_onnx.loadtest.answers import Answer, BadAnswerError, Model, Question, StatusError, Tensor
 from opau_onnx.loadtest.answers import tensor as tensor_of
-from opau_onnx.loadtest.judge import Request
-from opau_onnx.loadtest.lane import Check, Client, Finished, Lane, UnreachableError
+from opau_onnx.loadtest.connection import Check, Client, Finished, Lane, UnreachableError
+from opau_onnx.loadtest.recorder import LOST, REFUSED, TIMED_OUT, UNREACHABLE
+from opau_onnx.loadtest.response_checker import Request
 from opau_onnx.loadtest.settings import LoadTestError, Settings, Target
-from opau_onnx.loadtest.tally import LOST, REFUSED, TIMED_OUT, UNREACHABLE
-from opau_onnx.serve.tensors import DATATYPES
+from opau_onnx.protocol.tensors import DATATYPES
 
 SHARING = 64
 """Lanes on one connection: calls of one process share it as a rule, and servers take 100 at once on each, often."""
@@ -91,7 +91,7 @@ class GrpcLane(Lane):
 
 
 class GrpcClient(Client):
-    """See :class:`opau_onnx.loadtest.lane.Client`."""
+    """See :class:`opau_onnx.loadtest.connection.Client`."""
 
     def __init__(self, target: Target, settings: Settings) -> None:
         self._target, self._settings = target, settings
@@ -203,7 +203,7 @@ def _from_contents(one: Any) -> bytes:
 def _credentials(settings: Settings) -> grpc.ChannelCredentials:
     if settings.ca is None:
         return grpc.ssl_channel_credentials()
-    from opau_onnx.loadtest.connection import tls_context
+    from opau_onnx.loadtest.http_connection import tls_context
 
     tls_context(settings)  # gRPC itself takes any bytes, and then fails every handshake
     try:

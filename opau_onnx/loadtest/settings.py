@@ -38,7 +38,7 @@ class Settings:
         rows: fewest and most rows of a request; None: what the model fixes, else the input shapes' first size, else 1.
         pool: number of distinct prepared requests; None: 64 or the number of clients, fewer where they are large.
         input_shapes: for axes that the model leaves open: one shape for each input in order, or shapes by the inputs' names.
-        data: real inputs as :func:`opau_onnx.samples.read_samples` takes them; None: random ones.
+        data: real inputs as :func:`opau_onnx.io.samples.read_samples` takes them; None: random ones.
         expect: ONNX file that says what is right; None: the server's own answers to single requests before the load.
         rtol, atol: an answer is right within atol + rtol * abs(expected); None, both: see :mod:`opau_onnx.loadtest.tolerance`.
         seed: of the random inputs, the order of row counts and the arrivals.

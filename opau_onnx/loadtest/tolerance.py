@@ -4,7 +4,7 @@ A server merges requests into batches of changing sizes, and a matrix product of
 answer may differ from the expected one by roundings. By default half of the digits of the output's dtype must agree: within the
 square root of its unit roundoff times the largest value of that output in all prepared requests (2.4e-4 of it in float32, 2e-2
 in float16). Two rows that were mixed up differ by far more, as a rule; how many would not is counted
-(:func:`opau_onnx.loadtest.judge.lookalikes`). Whole numbers and truth values must be the same.
+(:func:`opau_onnx.loadtest.response_checker.lookalikes`). Whole numbers and truth values must be the same.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from opau_onnx.parity.compare import UNIT_ROUNDOFF
-from opau_onnx.serve.tensors import DATATYPES
+from opau_onnx.compare.tensors import UNIT_ROUNDOFF
+from opau_onnx.protocol.tensors import DATATYPES
 
 Wide = npt.NDArray[np.float64]
 

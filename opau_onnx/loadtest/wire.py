@@ -10,7 +10,7 @@ import numpy as np
 
 from opau_onnx.loadtest.answers import Answer, BadAnswerError, Model, Question, StatusError, Tensor
 from opau_onnx.loadtest.settings import Target
-from opau_onnx.serve.tensors import DATATYPES
+from opau_onnx.protocol.tensors import DATATYPES
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Of the binary-tensor extension: bytes of the JSON before the tensors."""

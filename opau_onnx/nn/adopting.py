@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from opau_onnx.core.spec import Config
 from opau_onnx.errors import ReplacementError, SpecError
 from opau_onnx.nn import peers
 from opau_onnx.nn.modules import OrthogonalPade
 from opau_onnx.nn.peers import Peer, Reading
 from opau_onnx.nn.probing import Found, probe
 from opau_onnx.nn.replace import put
-from opau_onnx.spec import Config
 
 
 @dataclass(frozen=True)

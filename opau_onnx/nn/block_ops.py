@@ -1,4 +1,4 @@
-"""The operations of :mod:`opau_onnx.formula` on blocks: fused, in place where that is safe, in memory that is kept."""
+"""The operations of :mod:`opau_onnx.core.evaluation` on blocks: fused, in place where that is safe, in memory that is kept."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opau_onnx.spec import Config
+from opau_onnx.core.spec import Config
 
 BLOCK = 131072
 """Least elements in a block: 512 KiB of float32. Smaller ones cost more in calls than they save in the cache."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from opau_onnx import formula
-from opau_onnx.nn import gradient
+from opau_onnx.core import evaluation, gradient
+from opau_onnx.core.spec import Config, ordinary_limit
 from opau_onnx.nn.block_ops import BlockOps
 from opau_onnx.nn.blocks import Layout, block_size, blocks
 from opau_onnx.nn.coefficients import coefficients, fused_coefficients, fused_factors
 from opau_onnx.nn.workspace import borrow, give_back
-from opau_onnx.spec import Config, ordinary_limit
 
 
 class _Work:
@@ -27,10 +26,10 @@ class _Work:
         self.workspace = borrow(c.dtype) if c.device.type == "cpu" else None
         self.ops = BlockOps(1 if config.groups == 1 else 3, self.workspace)
         self.limit = ordinary_limit(config.top)
-        self.prepared: dict[bool, formula.Coefficients] = {}
+        self.prepared: dict[bool, evaluation.Coefficients] = {}
         self.slopes: dict[bool, gradient.Derivatives] = {}
 
-    def coefficients(self, *, fused: bool) -> formula.Coefficients:
+    def coefficients(self, *, fused: bool) -> evaluation.Coefficients:
         """Those of the fused basis, or of the scaled one."""
         if fused not in self.prepared:
             if fused:
@@ -65,11 +64,11 @@ class _Work:
         fused = config.top > 0 and self.in_range(x)
         values = self.coefficients(fused=fused)
         if fused:
-            rows = formula.fused_basis(ops, config, x)
+            rows = evaluation.fused_basis(ops, config, x)
         else:
-            rows = formula.scaled_basis(ops, config, x, values.beyond) if config.top else formula.constant_rows(ops, x)
-        bottom, _ = formula.denominator(ops, config.denominator_form, rows, values.denominator)
-        torch.div(formula.dot(ops, values.numerator, rows), bottom, out=out)
+            rows = evaluation.scaled_basis(ops, config, x, values.beyond) if config.top else evaluation.constant_rows(ops, x)
+        bottom, _ = evaluation.denominator(ops, config.denominator_form, rows, values.denominator)
+        torch.div(evaluation.dot(ops, values.numerator, rows), bottom, out=out)
 
     def gradient(self, x: Tensor, g: Tensor, need_x: bool) -> tuple[gradient.Gradient, bool]:
         """The gradient's factors, and whether they are those of the fused basis."""
@@ -78,11 +77,11 @@ class _Work:
         values = self.coefficients(fused=fused)
         slopes = self.derivatives(fused=fused) if need_x else None
         if fused:
-            rows = formula.fused_basis(ops, config, x)
+            rows = evaluation.fused_basis(ops, config, x)
         elif config.top == 0:
-            rows = formula.constant_rows(ops, x)
+            rows = evaluation.constant_rows(ops, x)
         else:
-            rows, lower = formula.scaled_bases(ops, config, x, values.beyond)
+            rows, lower = evaluation.scaled_bases(ops, config, x, values.beyond)
         return gradient.gradient(ops, config, rows, values, slopes, g, lower), fused
 
 
@@ -101,7 +100,7 @@ def forward(config: Config, x: Tensor, c: Tensor, d: Tensor) -> Tensor:
 def backward(
     config: Config, x: Tensor, c: Tensor, d: Tensor, g: Tensor, *, need_x: bool, need_coefficients: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of sum(g * y) by x, c and abs(d) or d (see :class:`opau_onnx.nn.gradient.Gradient`).
+    """Gradients of sum(g * y) by x, c and abs(d) or d (see :class:`opau_onnx.core.gradient.Gradient`).
 
     Returns:
         dx like x; dc (k + 1,) or (k + 1, groups), and dd likewise, in float64. None for what is not needed.

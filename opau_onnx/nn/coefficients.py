@@ -1,4 +1,4 @@
-"""Coefficient tensors as the separate values that :mod:`opau_onnx.formula` takes, and what is said of them."""
+"""Coefficient tensors as the separate values that :mod:`opau_onnx.core.evaluation` takes, and what is said of them."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opau_onnx import formula
-from opau_onnx.spec import Config
+from opau_onnx.core import evaluation
+from opau_onnx.core.spec import Config
 
 
-def coefficients(config: Config, c: Tensor, d: Tensor, *, scaled: bool) -> formula.Coefficients:
+def coefficients(config: Config, c: Tensor, d: Tensor, *, scaled: bool) -> evaluation.Coefficients:
     """Values as tensors that broadcast against (.., groups, inner): 0-dimensional, or (groups, 1).
 
-    ``scaled`` adds what :func:`opau_onnx.formula.scaled_basis` needs.
+    ``scaled`` adds what :func:`opau_onnx.core.evaluation.scaled_basis` needs.
     """
     inner = d.abs() if config.denominator_form.absolute == "terms" else d
     beyond = _columns(_beyond(config, c, d).to(c.dtype))[1:] if scaled else ()
-    return formula.Coefficients(_columns(c), _columns(inner), beyond)
+    return evaluation.Coefficients(_columns(c), _columns(inner), beyond)
 
 
-def fused_coefficients(config: Config, c: Tensor, d: Tensor) -> formula.Coefficients:
-    """Coefficients of :func:`opau_onnx.formula.fused_basis`, on the CPU; Python floats where all elements share them."""
+def fused_coefficients(config: Config, c: Tensor, d: Tensor) -> evaluation.Coefficients:
+    """Coefficients of :func:`opau_onnx.core.evaluation.fused_basis`, on the CPU; floats where all elements share them."""
     c_factors, d_factors = fused_factors(config)
     if config.denominator_form.absolute == "terms":
         d = d.abs()
     if config.groups > 1:
         factors = (torch.tensor(f, dtype=c.dtype) for f in (c_factors, d_factors))
-        return formula.Coefficients(*(_columns(v * f) for v, f in zip((c, d), factors, strict=True)))
+        return evaluation.Coefficients(*(_columns(v * f) for v, f in zip((c, d), factors, strict=True)))
     pairs = ((c, c_factors), (d, d_factors))
-    return formula.Coefficients(*([v * f for v, f in zip(values.tolist(), some, strict=True)] for values, some in pairs))
+    return evaluation.Coefficients(*([v * f for v, f in zip(values.tolist(), some, strict=True)] for values, some in pairs))
 
 
 @lru_cache(maxsize=256)
 def fused_factors(config: Config) -> tuple[list[float], list[float]]:
     """What turns numerator and denominator coefficients, and so back their gradients, to those of the fused basis."""
-    alpha = [float(v) for v in formula.fused_factors(config.basis, config.top)]
+    alpha = [float(v) for v in evaluation.fused_factors(config.basis, config.top)]
     first = config.denominator_form.first
     d_factors = alpha[first : first + config.denominator_size]
     if config.denominator_form.absolute == "terms":

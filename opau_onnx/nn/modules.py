@@ -8,24 +8,24 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from opau_onnx.core.fitting import Fit, fit
+from opau_onnx.core.spec import PAU_FORMS, Config
 from opau_onnx.errors import SpecError
-from opau_onnx.nn.fitting import Fit, fit
 from opau_onnx.nn.ops import orthogonal_pade
-from opau_onnx.spec import PAU_FORMS, Config
 
 
 class OrthogonalPade(nn.Module):
     """A learned rational activation, y = P(x) / Q(x) in an orthogonal polynomial basis (arXiv 2106.09693).
 
     Args:
-        basis: one of :data:`opau_onnx.spec.BASES`.
+        basis: one of :data:`opau_onnx.core.spec.BASES`.
         degrees: (k, l), degrees of numerator and denominator, each 0 to 16.
-        form: denominator, one of :data:`opau_onnx.spec.FORMS`; "abs_terms" and "abs_sum" have no poles.
+        form: denominator, one of :data:`opau_onnx.core.spec.FORMS`; "abs_terms" and "abs_sum" have no poles.
         groups: 1 for coefficients shared by the layer, G for G groups of neighbouring channels, the number of channels for
             coefficients of each channel's own.
         axis: the channel axis, used where ``groups`` > 1.
         shared_numerator: one numerator for all groups, as KAT has it.
-        init: what to fit the coefficients to: a name of :data:`opau_onnx.nn.targets.TARGETS` or a callable.
+        init: what to fit the coefficients to: a name of :data:`opau_onnx.core.targets.TARGETS` or a callable.
         interval: the interval of that fit (see :func:`opau_onnx.nn.fit`).
         device, dtype: of the parameters; they should be float32, or float64 in a float64 model.
 
@@ -35,7 +35,7 @@ class OrthogonalPade(nn.Module):
     Attributes:
         numerator: parameter, (k + 1,) or (groups, k + 1).
         denominator: parameter, (l,) or (groups, l); l + 1 columns in the forms "pau_c" and "free".
-        config: the :class:`opau_onnx.spec.Config`.
+        config: the :class:`opau_onnx.core.spec.Config`.
         fit: what they started from; None for given coefficients.
         target: name of what that was fitted to; "" for given coefficients.
 

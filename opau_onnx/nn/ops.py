@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opau_onnx.nn import blockwise, whole
+from opau_onnx.core.spec import Config
+from opau_onnx.nn import blockwise, traceable
 from opau_onnx.nn.blocks import compute_dtype
-from opau_onnx.spec import Config
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, None]
 
@@ -30,7 +30,7 @@ def _by_blocks(x: Tensor) -> bool:
 
 def _forward(config: Config, x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     dtype = compute_dtype(x.dtype, numerator.dtype)
-    forward = blockwise.forward if _by_blocks(x) else whole.forward
+    forward = blockwise.forward if _by_blocks(x) else traceable.forward
     return forward(config, x, numerator.to(dtype), denominator.to(dtype))
 
 
@@ -53,7 +53,7 @@ class _OrthogonalPade(torch.autograd.Function):
         sums_c: Tensor | None
         sums_d: Tensor | None
         if torch.is_grad_enabled() or not _by_blocks(x):  # create_graph=True: the gradient itself must be differentiable
-            dx, sums_c, sums_d = whole.backward(config, x, c, d, g)
+            dx, sums_c, sums_d = traceable.backward(config, x, c, d, g)
         else:
             wanted = {"need_x": need[0], "need_coefficients": need[1] or need[2]}
             dx, sums_c, sums_d = blockwise.backward(config, x, c, d, g, **wanted)
@@ -99,7 +99,7 @@ _LIBRARY.impl("orthogonal_pade", _orthogonal_pade, "CompositeImplicitAutograd") 
 
 
 def orthogonal_pade(x: Tensor, numerator: Tensor, denominator: Tensor, config: Config) -> Tensor:
-    """y = P(x) / Q(x), elementwise; see :mod:`opau_onnx.spec`.
+    """y = P(x) / Q(x), elementwise; see :mod:`opau_onnx.core.spec`.
 
     Args:
         x: any shape; float16, bfloat16, float32 or float64.

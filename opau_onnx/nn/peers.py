@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from opau_onnx.core.spec import FORMS, PAU_FORMS, Config
 from opau_onnx.errors import ReplacementError
 from opau_onnx.nn.modules import OrthogonalPade
-from opau_onnx.spec import FORMS, PAU_FORMS, Config
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from opau_onnx import oracle
+from opau_onnx.core import oracle
 from opau_onnx.nn.peers import Reading
 
 POINTS = 4001

@@ -1,4 +1,4 @@
-"""The operations of :mod:`opau_onnx.formula` over torch tensors, differentiable."""
+"""The operations of :mod:`opau_onnx.core.evaluation` over torch tensors, differentiable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class TorchOps:
-    """:class:`opau_onnx.nn.gradient.GradientOps`, out of place: autograd and tracing follow every operation.
+    """:class:`opau_onnx.core.gradient.GradientOps`, out of place: autograd and tracing follow every operation.
 
     Values are tensors, or floats where an operation has nothing but constants and coefficients to work on.
     """

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opau_onnx.errors import ValidationError
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from opau_onnx.io.samples import Samples
+    from opau_onnx.io.source import Source
     from opau_onnx.plot.subjects import Subjects
-    from opau_onnx.reading import Source
-    from opau_onnx.samples import Samples
 
 KINDS = ("png", "svg")
 MOST = 64
@@ -64,7 +64,7 @@ def plot_model(
             an .onnx file.
         output: the picture to write, .png or .svg.
         inputs: example inputs of a module; files bring their own.
-        data: real inputs, see :func:`opau_onnx.samples.read_samples`. Default: the example input, where there is one.
+        data: real inputs, see :func:`opau_onnx.io.samples.read_samples`. Default: the example input, where there is one.
         samples: how many of them are taken, the first ones.
         layers: a shell pattern; only activations whose name it matches are drawn.
         progress: called with a short text before each step.

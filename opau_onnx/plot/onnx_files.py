@@ -12,18 +12,18 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from opau_onnx.collapse.frozen import freeze
+from opau_onnx.compare.backends import Runtime, open_model
+from opau_onnx.compare.batches import Batch
+from opau_onnx.compare.hooks import add_outputs
+from opau_onnx.compare.sketches import InputSketch
+from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
 from opau_onnx.errors import CollapseError, LoadError, SpecError, ValidationError
-from opau_onnx.export.function import read_config
-from opau_onnx.export.graph import MODULE
-from opau_onnx.parity.runtimes import Runtime, open_model
+from opau_onnx.export.conversion import MODULE
+from opau_onnx.graph.frozen import freeze
+from opau_onnx.graph.function import read_config
+from opau_onnx.graph.lookup import collapsed_form, find_sites
+from opau_onnx.io.samples import Samples
 from opau_onnx.plot.subjects import Subject, Subjects, batches, read_data, sketcher
-from opau_onnx.samples import Samples
-from opau_onnx.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
-from opau_onnx.verify.batches import Batch
-from opau_onnx.verify.inputs import InputSketch
-from opau_onnx.verify.sites import collapsed_form, find_sites
-from opau_onnx.verify.taps import add_outputs
 
 Array = npt.NDArray[np.float64]
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from opau_onnx.nn.targets import TARGETS
+from opau_onnx.compare.curves import span
+from opau_onnx.core.targets import TARGETS
 from opau_onnx.plot.subjects import Subject, Subjects
-from opau_onnx.verify.curves import span
 
 Array = npt.NDArray[np.float64]
 POINTS = 801

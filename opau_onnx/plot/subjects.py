@@ -12,17 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from opau_onnx import oracle
+from opau_onnx.compare.batches import Batch, of_samples
+from opau_onnx.compare.hooks import Call, watching
+from opau_onnx.compare.sketches import SAMPLE, InputSketch
+from opau_onnx.core import oracle
+from opau_onnx.core.fitting import Fit
+from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
 from opau_onnx.export.program import cast_inputs, input_names, model_dtype
+from opau_onnx.io.samples import Samples, read_samples
+from opau_onnx.io.source import Source
 from opau_onnx.nn import OrthogonalPade
-from opau_onnx.nn.fitting import Fit
-from opau_onnx.reading import Source
-from opau_onnx.samples import Samples, read_samples
-from opau_onnx.spec import Config
-from opau_onnx.verify.batches import Batch, of_samples
-from opau_onnx.verify.inputs import SAMPLE, InputSketch
-from opau_onnx.verify.taps import Call, watching
 
 Array = npt.NDArray[np.float64]
 BATCH = 256

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from opau_onnx.spec import DOMAIN, OP_TYPES
+from opau_onnx.core.spec import DOMAIN, OP_TYPES
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from opau_onnx import oracle
-from opau_onnx.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
+from opau_onnx.core import oracle
+from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
 
 NCHWC = "com.microsoft.nchwc"
 BLOCK = "channel_block"

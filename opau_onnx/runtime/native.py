@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from opau_onnx.core.spec import Config
 from opau_onnx.errors import SpecError
-from opau_onnx.spec import Config
 
 DTYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
 """Element types that have kernels -> ONNX's number (TensorProto.DataType)."""
@@ -28,7 +28,19 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "opau_create": (
         _text,
         [
-            _text, _text, _wide, _wide, _wide, _int, _pointer, _wide, _pointer, _wide, _pointer, _pointer, _int,
+            _text,
+            _text,
+            _wide,
+            _wide,
+            _wide,
+            _int,
+            _pointer,
+            _wide,
+            _pointer,
+            _wide,
+            _pointer,
+            _pointer,
+            _int,
             ctypes.POINTER(_pointer),
         ],
     ),
@@ -78,7 +90,7 @@ class Activation:
 
     Args:
         config: which function.
-        numerator, denominator: coefficients, shapes as :class:`~opau_onnx.spec.Config` allows.
+        numerator, denominator: coefficients, shapes as :class:`~opau_onnx.core.spec.Config` allows.
         dtype: a key of :data:`DTYPES`.
         instruction_set: a name of :func:`instruction_sets`; None for the fastest.
 
@@ -124,9 +136,7 @@ class Activation:
         self.run(x.ctypes.data, y.ctypes.data, extent(self.config, x.shape), (0, x.size), stream=stream)
         return y
 
-    def run(
-        self, x: int, y: int, extent: tuple[int, int, int], span: tuple[int, int], *, stream: bool = False
-    ) -> None:
+    def run(self, x: int, y: int, extent: tuple[int, int, int], span: tuple[int, int], *, stream: bool = False) -> None:
         """Elements span[0] to span[1] - 1 of the tensors at the addresses ``x`` and ``y``, which may be equal."""
         self._check(self._library.opau_run(self.handle, x, y, *extent, *span, int(stream)))
 

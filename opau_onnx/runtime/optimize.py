@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opau_onnx._version import __version__
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from opau_onnx.errors import DeviceError, LibraryError, SpecError
-from opau_onnx.runtime import model as models
+from opau_onnx.graph import coverage as models
 from opau_onnx.runtime.assignment import RECORD, Assignment, assignments
 from opau_onnx.runtime.library import build_info, get_library_path
 from opau_onnx.runtime.optimize import blocked_session

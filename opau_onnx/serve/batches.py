@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from opau_onnx.serve.failures import RequestError, RunError
+from opau_onnx.protocol.errors import RequestError, RunError
+from opau_onnx.protocol.tensors import Array
 from opau_onnx.serve.statistics import Times
-from opau_onnx.serve.tensors import Array
 
 if TYPE_CHECKING:
     from opau_onnx.serve.queueing import Ticket
@@ -108,6 +108,4 @@ def split(outputs: dict[str, Array], rows: Sequence[int]) -> list[dict[str, Arra
         if array.ndim == 0 or len(array) != total:
             raise ValueError(f"output {name!r} has shape {list(array.shape)} for {total} rows")
     ends = np.cumsum(rows).tolist()
-    return [
-        {name: array[end - count : end] for name, array in outputs.items()} for count, end in zip(rows, ends, strict=True)
-    ]
+    return [{name: array[end - count : end] for name, array in outputs.items()} for count, end in zip(rows, ends, strict=True)]

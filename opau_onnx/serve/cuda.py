@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec
 from opau_onnx.runtime.session import CUDA
-from opau_onnx.serve.captures import CAPTURES, check_session, check_shapes, nodes_off_gpu
+from opau_onnx.serve.cuda_graphs import CAPTURES, check_session, check_shapes, nodes_off_gpu
 from opau_onnx.serve.memory import CudaMemory, Memory
-from opau_onnx.serve.tensors import DATATYPES, Array, TensorSpec
 
 logger = logging.getLogger("opau_onnx.serve")
 GRAPH_ID = "gpu_graph_id"
@@ -249,8 +249,10 @@ def _rows(spec: TensorSpec, inputs: dict[str, Array]) -> int:
 def _checked(spec: TensorSpec, inputs: dict[str, Array], rows: int | None = None) -> Array:
     """An input, which numpy would convert or repeat without a word."""
     array, shape = inputs[spec.name], _shape(spec, rows)
-    if array.dtype != spec.dtype or len(array.shape) != len(shape) or any(
-        want not in (-1, got) for want, got in zip(shape, array.shape, strict=True)
+    if (
+        array.dtype != spec.dtype
+        or len(array.shape) != len(shape)
+        or any(want not in (-1, got) for want, got in zip(shape, array.shape, strict=True))
     ):
         raise ValueError(f"input {spec.name!r} is {array.dtype} {list(array.shape)}; expected {spec.datatype} {list(shape)}")
     return array

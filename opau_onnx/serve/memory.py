@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from opau_onnx.errors import DeviceError
-from opau_onnx.serve.tensors import Array
+from opau_onnx.protocol.tensors import Array
 
 SMALLEST = 4096
 """Bytes of a block of pinned memory."""

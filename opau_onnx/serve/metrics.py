@@ -21,7 +21,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from opau_onnx._version import __version__
-from opau_onnx.serve.failures import KINDS
+from opau_onnx.protocol.errors import KINDS
 from opau_onnx.serve.repository import Entry
 from opau_onnx.serve.service import Service
 from opau_onnx.serve.statistics import BatchSize, Duration, Histogram

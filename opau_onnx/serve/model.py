@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from opau_onnx.errors import LoadError
-from opau_onnx.serve import warming
+from opau_onnx.protocol.errors import InvalidRequestError
+from opau_onnx.protocol.tensors import Array, TensorSpec, check_inputs
+from opau_onnx.serve import warmup
 from opau_onnx.serve.batches import Runner
 from opau_onnx.serve.config import ModelSettings
-from opau_onnx.serve.failures import InvalidRequestError
 from opau_onnx.serve.queueing import Batcher
 from opau_onnx.serve.sessions import Opened, open_model, runners
 from opau_onnx.serve.statistics import Statistics
-from opau_onnx.serve.tensors import Array, TensorSpec, check_inputs
 
 logger = logging.getLogger("opau_onnx.serve")
 PLATFORM = "onnxruntime_onnx"
@@ -53,10 +53,10 @@ def prepare(name: str, settings: ModelSettings, stop: threading.Event | None = N
         OpauError: what :func:`opau_onnx.create_session` raises.
     """
     opened = open_model(settings)
-    largest, alone = warming.batch_size(settings, opened)
-    buckets = warming.buckets(settings, largest)
+    largest, alone = warmup.batch_size(settings, opened)
+    buckets = warmup.buckets(settings, largest)
     found = tuple(runners(settings, opened, buckets))
-    row = warming.shapes(settings, opened.inputs)
+    row = warmup.shapes(settings, opened.inputs)
     if row is None:
         logger.warning("model is not warmed up: axes are open; give input_shapes", extra={"fields": {"model": name}})
     else:
@@ -65,7 +65,7 @@ def prepare(name: str, settings: ModelSettings, stop: threading.Event | None = N
                 alone = _mixed(settings, found[0], opened, row, largest)
             if alone:
                 largest, buckets = 0, ()
-            warming.warm(found, opened.inputs, row, buckets, stop)
+            warmup.warm(found, opened.inputs, row, buckets, stop)
         except LoadError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base class
@@ -81,7 +81,7 @@ def _mixed(settings: ModelSettings, runner: Runner, opened: Opened, row: dict[st
     Raises:
         LoadError: it must not, and was asked for.
     """
-    why = warming.mixed(runner, opened, row, largest)
+    why = warmup.mixed(runner, opened, row, largest)
     if why is not None and settings.cuda_graph:  # it pads, so others' rows are always there
         raise LoadError(f"cuda_graph was asked for, but {why}; leave it out")
     if why is not None and settings.max_batch_size is not None:
@@ -129,9 +129,7 @@ class ServedModel:
                 raise InvalidRequestError("the inputs have no rows; expected at least 1")
         for name in outputs or ():
             if name not in self._output_names:
-                raise InvalidRequestError(
-                    f"the model has no output {name!r}; it has {', '.join(map(str, self.outputs))}"
-                )
+                raise InvalidRequestError(f"the model has no output {name!r}; it has {', '.join(map(str, self.outputs))}")
 
     def outputs_of(self, names: list[str] | None) -> tuple[TensorSpec, ...]:
         """Those that were asked for, in that order; all where none were."""

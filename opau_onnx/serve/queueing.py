@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from opau_onnx.protocol.errors import DeadlineError, QueueFullError, RequestError, UnavailableError
+from opau_onnx.protocol.tensors import Array
 from opau_onnx.serve.batches import Outcome, Piece, Runner, run_batch
-from opau_onnx.serve.failures import DeadlineError, QueueFullError, RequestError, UnavailableError
 from opau_onnx.serve.statistics import Statistics, Times
-from opau_onnx.serve.tensors import Array
 
 Key = tuple[Any, ...]
 PATIENCE = 4

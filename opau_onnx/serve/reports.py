@@ -7,8 +7,8 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from opau_onnx._version import __version__
-from opau_onnx.deploy.model_config import QueuePolicy, config_json
-from opau_onnx.deploy.model_config import model_config as triton_config
+from opau_onnx.protocol.model_config import QueuePolicy, config_json
+from opau_onnx.protocol.model_config import model_config as triton_config
 from opau_onnx.serve import statistics as counts
 from opau_onnx.serve.model import PLATFORM, ServedModel
 from opau_onnx.serve.repository import Entry, Repository

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from opau_onnx.errors import OpauError
+from opau_onnx.protocol.errors import InvalidRequestError, UnavailableError, UnknownModelError
 from opau_onnx.serve.config import ModelSettings
-from opau_onnx.serve.failures import InvalidRequestError, UnavailableError, UnknownModelError
 from opau_onnx.serve.model import ServedModel, prepare
 from opau_onnx.serve.statistics import Statistics
 

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
+from opau_onnx.protocol.errors import UnavailableError
 from opau_onnx.serve import rpc, security, tracing
 from opau_onnx.serve.config import Settings
-from opau_onnx.serve.failures import UnavailableError
 from opau_onnx.serve.http.app import create_app
 from opau_onnx.serve.http.protocol import Protocol
-from opau_onnx.serve.listening import listening
-from opau_onnx.serve.observing import Observer
+from opau_onnx.serve.request_log import Observer
 from opau_onnx.serve.service import Service
+from opau_onnx.serve.sockets import listening
 
 logger = logging.getLogger("opau_onnx.serve")
 KEEP_ALIVE_SECONDS = 75
@@ -201,5 +201,3 @@ def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:  # Windows
         return asyncio.new_event_loop
     return uvloop.new_event_loop
-
-

@@ -6,12 +6,12 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from opau_onnx.protocol.errors import CancelledError, QueueFullError, RequestError, UnavailableError
+from opau_onnx.protocol.tensors import Array, TensorSpec
 from opau_onnx.serve.config import Settings
-from opau_onnx.serve.failures import CancelledError, QueueFullError, RequestError, UnavailableError
 from opau_onnx.serve.model import ServedModel
 from opau_onnx.serve.queueing import Ticket
 from opau_onnx.serve.repository import Repository
-from opau_onnx.serve.tensors import Array, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)

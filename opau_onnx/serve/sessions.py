@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from opau_onnx.errors import DeviceError, LoadError, OpauError, SpecError
-from opau_onnx.runtime import model as models
+from opau_onnx.graph import coverage as models
+from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec, specs
 from opau_onnx.runtime.assignment import assignments
 from opau_onnx.runtime.session import CPU, CUDA, create_session
 from opau_onnx.serve.batches import Runner
-from opau_onnx.serve.captures import CAPTURES, explained
 from opau_onnx.serve.config import ModelSettings, usable_cores
-from opau_onnx.serve.tensors import DATATYPES, Array, TensorSpec, specs
+from opau_onnx.serve.cuda_graphs import CAPTURES, explained
 
 CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
 """Of onnxruntime's CUDA provider. Its default searches longer, and anew for each number of rows, while requests wait."""
@@ -83,9 +83,7 @@ def open_model(settings: ModelSettings) -> Opened:
         raise LoadError(f"{path} cannot be served: {error}") from None
     symbols = {a.name: _symbol(a.shape) for a in (*first.get_inputs(), *first.get_outputs())}
     found = sorted({a.implementation for a in assignments(first)})
-    return Opened(
-        tuple(sessions), inputs, outputs, symbols, ", ".join(found) or "none", hashlib.sha256(content).hexdigest()
-    )
+    return Opened(tuple(sessions), inputs, outputs, symbols, ", ".join(found) or "none", hashlib.sha256(content).hexdigest())
 
 
 def _symbol(shape: list[Any]) -> str | None:

@@ -81,7 +81,7 @@ class Statistics:
         compute: time of the batches that pieces of requests were in.
         batches: by row count.
         rows: answered.
-        errors: failed requests by kind (:data:`opau_onnx.serve.failures.KINDS`).
+        errors: failed requests by kind (:data:`opau_onnx.protocol.errors.KINDS`).
         latency: of answered requests, in seconds.
         batch_rows: rows of each batch.
         last: when the last request ended, in milliseconds since 1970.

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from opau_onnx._version import __version__
 from opau_onnx.errors import LoadError
-from opau_onnx.serve.failures import RequestError
+from opau_onnx.protocol.errors import RequestError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 
+from opau_onnx.compare import curves, isolated, runtimes
+from opau_onnx.compare.hooks import Call, Key, watching
+from opau_onnx.compare.isolated import Alone, Function, Opener
+from opau_onnx.compare.sketches import InputSketch
+from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.function import attributes
 from opau_onnx.export.program import model_dtype, tensors_by_name
-from opau_onnx.reading import Source
-from opau_onnx.spec import Config
-from opau_onnx.verify import constants, curves, isolate, runtimes
-from opau_onnx.verify.constants import Stored
+from opau_onnx.graph.function import attributes
+from opau_onnx.graph.lookup import Site
+from opau_onnx.io.source import Source
+from opau_onnx.verify import weight_diff
 from opau_onnx.verify.files import VerifiedFile
-from opau_onnx.verify.inputs import InputSketch
-from opau_onnx.verify.isolate import Alone, Function, Opener
-from opau_onnx.verify.sites import Site
-from opau_onnx.verify.taps import Call, Key, watching
+from opau_onnx.verify.weight_diff import Stored
 
 
 @dataclass
@@ -141,17 +142,17 @@ def _check(
         text = why or f"PyTorch calls the module {site.module!r} less often than the file"
         return ActivationResult(site, None, text)
     function, sketch = Function.of(calls[key], file.kind), sketches.get(key)
-    found = ActivationResult(site, key, why, function, constants.coefficients(file.model, site, function), inputs=sketch)
+    found = ActivationResult(site, key, why, function, weight_diff.coefficients(file.model, site, function), inputs=sketch)
     if site.x is None or site.y is None:
         return found
     shape = tuple(calls[key].x.shape)
     try:
-        points = curves.points(sketch, isolate.channels(function, shape))
-        x = isolate.inputs(function, shape, points)
+        points = curves.points(sketch, isolated.channels(function, shape))
+        x = isolated.inputs(function, shape, points)
     except ValidationError as error:
         found.why = str(error)
         return found
-    alone = isolate.alone(site.node, function, file.model, site, x, openers(file), loose=loose)
+    alone = isolated.alone(site.node, function, file.model, site, x, openers(file), loose=loose)
     found.curve = curves.drawn(function, points.numel(), x, alone)
     found.alone = {name: replace(a, values=None) for name, a in alone.items()}
     return found
@@ -160,4 +161,4 @@ def _check(
 def check_weights(file: VerifiedFile, source: Source) -> list[Stored]:
     """The file's tensors that bear a name of the model's, but for the activations' coefficients."""
     ours = [v for site, _, _ in file.matched for v in site.coefficients]
-    return constants.weights(file.model, tensors_by_name(source.model), ours)
+    return weight_diff.weights(file.model, tensors_by_name(source.model), ours)

@@ -9,23 +9,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from opau_onnx.compare import batches as data
+from opau_onnx.compare.batches import Batches
+from opau_onnx.compare.isolated import Function
+from opau_onnx.compare.loop import TorchRun, Work, run_batches
+from opau_onnx.compare.names import RUNTIMES, TORCH
+from opau_onnx.compare.sketches import Watcher
+from opau_onnx.compare.validation import ToleranceConfig, TorchReference
 from opau_onnx.errors import ValidationError
 from opau_onnx.export.api import as_source
-from opau_onnx.export.graph import quiet
+from opau_onnx.export.conversion import quiet
 from opau_onnx.export.program import input_names
-from opau_onnx.parity.validate import Options, TorchReference
-from opau_onnx.reading import Source
-from opau_onnx.samples import Samples, read_samples
-from opau_onnx.verify import batches as data
+from opau_onnx.io.samples import Samples, read_samples
+from opau_onnx.io.source import Source
 from opau_onnx.verify import findings
 from opau_onnx.verify.activations import calls_of, check_activations, check_weights, openers
-from opau_onnx.verify.batches import Batches
 from opau_onnx.verify.files import VerifiedFile, close_runs, open_runs, read_file
-from opau_onnx.verify.inputs import Watcher
-from opau_onnx.verify.isolate import Function
 from opau_onnx.verify.layers import Subject, look_inside
-from opau_onnx.verify.names import RUNTIMES, TORCH
-from opau_onnx.verify.outputs import TorchRun, Work, run_batches
 from opau_onnx.verify.report import FileResult, VerifyResult, write_report
 
 Progress = Callable[[str], None]
@@ -36,7 +36,7 @@ class Settings:
     """How to verify; the defaults are those of ``opau-verify``.
 
     Attributes:
-        runtimes: names of :data:`opau_onnx.verify.names.RUNTIMES`, each of which must run; None for all that can.
+        runtimes: names of :data:`opau_onnx.compare.names.RUNTIMES`, each of which must run; None for all that can.
         layerwise: look at what each activation takes and gives.
         atol, rtol: of the outputs; None for the measured tolerance.
         min_agreement: least share of the samples that must have PyTorch's label; None for all where labels are known.
@@ -58,9 +58,9 @@ class Settings:
     seed: int = 0
 
     @property
-    def options(self) -> Options:
+    def options(self) -> ToleranceConfig:
         """Of the comparison."""
-        return Options(self.atol, self.rtol, self.samples, self.seed)
+        return ToleranceConfig(self.atol, self.rtol, self.samples, self.seed)
 
     def check(self) -> None:
         """Raise ValidationError for what cannot be done."""
@@ -92,8 +92,8 @@ def verify_model(
         model: a module in evaluation mode, a file that :func:`opau_onnx.load` reads without further arguments, or its result.
         files: one .onnx file or several.
         inputs: example inputs for a module; files bring their own.
-        data: what to compare on, with labels where they are known: see :func:`opau_onnx.samples.read_samples`. Without it the
-            example inputs and random ones are taken, as in opau-export's check.
+        data: what to compare on, with labels where they are known: see :func:`opau_onnx.io.samples.read_samples`. Without it
+            the example inputs and random ones are taken, as in opau-export's check.
         settings: what to do; or give its fields as keyword arguments (``runtimes=["ort-kernel"], layerwise=True``).
         report: a folder to write report.json (and report.html) into.
         progress: called with a short text before each step.

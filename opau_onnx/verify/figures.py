@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from opau_onnx.compare.names import ORIGINAL, RUNTIMES
 from opau_onnx.verify import charts
 from opau_onnx.verify.charts import Chart, log10, padded, short
-from opau_onnx.verify.names import ORIGINAL, RUNTIMES
 
 LEAST_ULP = 0.1
 """Errors below are drawn here: the scale has no zero."""

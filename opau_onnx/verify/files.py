@@ -10,17 +10,17 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from opau_onnx.compare import runtimes
+from opau_onnx.compare.activations import TORCH
+from opau_onnx.compare.hooks import Key, match
+from opau_onnx.compare.loop import Run
+from opau_onnx.compare.names import ORIGINAL
+from opau_onnx.compare.names import TORCH as PYTORCH
+from opau_onnx.compare.runtimes import NotRunError
 from opau_onnx.errors import LoadError, ValidationError
 from opau_onnx.export.program import DTYPES, Axes
-from opau_onnx.parity.activations import TORCH
-from opau_onnx.reading import Source, sha256
-from opau_onnx.verify import runtimes
-from opau_onnx.verify.names import ORIGINAL
-from opau_onnx.verify.names import TORCH as PYTORCH
-from opau_onnx.verify.outputs import Run
-from opau_onnx.verify.runtimes import NotRunError
-from opau_onnx.verify.sites import Site, collapsed_form, find_sites
-from opau_onnx.verify.taps import Key, match
+from opau_onnx.graph.lookup import Site, collapsed_form, find_sites
+from opau_onnx.io.source import Source, sha256
 
 
 @dataclass

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from opau_onnx.export.function import attributes
+from opau_onnx.compare.isolated import Alone
+from opau_onnx.compare.loop import OutputErrors, Run
+from opau_onnx.graph.function import attributes
 from opau_onnx.verify.activations import ActivationResult
-from opau_onnx.verify.constants import Stored
-from opau_onnx.verify.isolate import Alone
 from opau_onnx.verify.layers import Inside, Layer, Place
-from opau_onnx.verify.outputs import OutputErrors, Run
+from opau_onnx.verify.weight_diff import Stored
 
 NAMED = 4
 """So many operators are named in a sentence at most."""
@@ -95,9 +95,7 @@ def _stored(name: str, stored: Stored) -> str:
     if math.isinf(stored.max_abs_error) and not stored.index:
         return f"{name} differs from the model's{note}"
     place = f"[{', '.join(map(str, stored.index))}]" if stored.index else ""
-    return (
-        f"{name} differs from the model's{note}: {stored.name}{place} is {stored.file:.9g}, in the model {stored.model:.9g}"
-    )
+    return f"{name} differs from the model's{note}: {stored.name}{place} is {stored.file:.9g}, in the model {stored.model:.9g}"
 
 
 def _configuration(found: ActivationResult) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from opau_onnx.compare.names import DIFFERENT, EQUAL, NOT_RUN, TORCH
 from opau_onnx.verify import figures
 from opau_onnx.verify.charts import Chart, short
 from opau_onnx.verify.figures import number
-from opau_onnx.verify.names import DIFFERENT, EQUAL, NOT_RUN, TORCH
 
 LISTED = 100
 """So many samples whose label differs are shown of a runtime; report.json has more."""

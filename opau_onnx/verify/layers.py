@@ -17,14 +17,14 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from opau_onnx.compare.activations import LARGEST
+from opau_onnx.compare.hooks import Key, Tapped, add_outputs
+from opau_onnx.compare.isolated import Alone, Function, Opener, alone
+from opau_onnx.compare.tensors import Comparison, distances
+from opau_onnx.compare.validation import Expected, ToleranceConfig, TorchReference, compare_output, largest
 from opau_onnx.errors import ValidationError
 from opau_onnx.export.program import cast_inputs
-from opau_onnx.parity.activations import LARGEST
-from opau_onnx.parity.compare import Comparison, distances
-from opau_onnx.parity.validate import Expected, Options, TorchReference, compare_output, largest
-from opau_onnx.verify.isolate import Alone, Function, Opener, alone
-from opau_onnx.verify.sites import Site
-from opau_onnx.verify.taps import Key, Tapped, add_outputs
+from opau_onnx.graph.lookup import Site
 
 ROOM = 2**21
 """So many values are looked at in one run at most, as long as the batch can be cut."""
@@ -53,7 +53,7 @@ class Place:
     between: list[str] = field(default_factory=list)
     comparisons: dict[str, Comparison] = field(default_factory=dict)
 
-    def add(self, runtime: str, expected: Expected, values: Any, kind: str, options: Options) -> None:
+    def add(self, runtime: str, expected: Expected, values: Any, kind: str, options: ToleranceConfig) -> None:
         """Compare a batch; the worse of this and those before is kept."""
         self.rounding = max(self.rounding, largest(distances(expected.exact, expected.values)))
         self.size = max(self.size, largest(np.abs(expected.values)))
@@ -159,7 +159,7 @@ class Subject:
         openers: makers of each runtime.
         options: seed of the nudges.
         cut: whether a batch may be shortened.
-        loose: as :func:`opau_onnx.verify.isolate.alone` takes it.
+        loose: as :func:`opau_onnx.compare.isolated.alone` takes it.
     """
 
     source: nn.Module
@@ -169,7 +169,7 @@ class Subject:
     functions: Mapping[Key, Function]
     dtype: torch.dtype
     openers: Mapping[str, Opener]
-    options: Options
+    options: ToleranceConfig
     cut: bool
     loose: bool
 
@@ -178,7 +178,7 @@ def look_inside(subject: Subject, batches: Iterable[Sequence[Tensor]]) -> Inside
     """Compare all that names can match, on each of the batches.
 
     Raises:
-        ValidationError: nothing can be looked at: see :func:`opau_onnx.verify.taps.add_outputs`.
+        ValidationError: nothing can be looked at: see :func:`opau_onnx.compare.hooks.add_outputs`.
     """
     model = ir.load(subject.path)
     layers = {site.node: Layer(site.node, site.module, why or site.why) for site, _, why in subject.matched}
@@ -200,7 +200,7 @@ def look_inside(subject: Subject, batches: Iterable[Sequence[Tensor]]) -> Inside
                 not_run[name] = str(error)
                 continue
             for place, want, got in zip((*results, *places), wanted, found, strict=True):
-                place.add(name, want, got, reference.kind, Options(seed=subject.options.seed))
+                place.add(name, want, got, reference.kind, ToleranceConfig(seed=subject.options.seed))
         _isolate(subject, layers, inner)
     return Inside(list(layers.values()), results, not_run)
 

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from opau_onnx._version import __version__
+from opau_onnx.compare.loop import Run, TorchRun
+from opau_onnx.compare.names import DIFFERENT, EQUAL, NOT_RUN, REPORT_SCHEMA, TORCH
+from opau_onnx.compare.runtimes import torch_record
 from opau_onnx.errors import ValidationError
-from opau_onnx.reading import Source
+from opau_onnx.io.source import Source
 from opau_onnx.verify.activations import ActivationResult
-from opau_onnx.verify.constants import Stored
 from opau_onnx.verify.files import VerifiedFile
 from opau_onnx.verify.findings import Finding
 from opau_onnx.verify.layers import Inside
-from opau_onnx.verify.names import DIFFERENT, EQUAL, NOT_RUN, REPORT_SCHEMA, TORCH
-from opau_onnx.verify.outputs import Run, TorchRun
-from opau_onnx.verify.runtimes import torch_record
+from opau_onnx.verify.weight_diff import Stored
 
 
 @dataclass
@@ -30,7 +30,7 @@ class FileResult:
     """What was found of one file.
 
     Attributes:
-        file: the file, with one :class:`~opau_onnx.verify.outputs.Run` for each runtime.
+        file: the file, with one :class:`~opau_onnx.compare.loop.Run` for each runtime.
         torch: PyTorch's own part.
         samples, left_out: rows that were compared, and rows that fill no batch of a file whose batch is fixed.
         activations, weights: what is in the file, piece by piece.

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from opau_onnx.core.bases import polynomials
 from opau_onnx.nn import OrthogonalPade
-from opau_onnx.polynomials import polynomials
 
 
 def coefficients(model: nn.Module) -> list[nn.Parameter]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 from opau_onnx.plot.sheet import LEARNED, SLOPE, START
 from training import TrainingError
 

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opau_onnx import cifar, data
 from opau_onnx.errors import LoadError
+from opau_onnx.io import datasets
+from training import cifar
 
-Loaded = tuple[data.Images, data.Labels]
+Loaded = tuple[datasets.Images, datasets.Labels]
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Kind:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mirrored: bool
-    published: dict[data.Split, int]
+    published: dict[datasets.Split, int]
     find: Callable[[Path | None], Path]
-    paths: Callable[[Path, data.Split], tuple[Path, ...]]
-    load: Callable[[Path, data.Split], Loaded]
+    paths: Callable[[Path, datasets.Split], tuple[Path, ...]]
+    load: Callable[[Path, datasets.Split], Loaded]
 
 
-def _grey(load: Callable[[Path, data.Split], Loaded]) -> Callable[[Path, data.Split], Loaded]:
-    def with_a_channel(folder: Path, split: data.Split) -> Loaded:
+def _grey(load: Callable[[Path, datasets.Split], Loaded]) -> Callable[[Path, datasets.Split], Loaded]:
+    def with_a_channel(folder: Path, split: datasets.Split) -> Loaded:
         images, labels = load(folder, split)
         return images[:, np.newaxis], labels
 
@@ -79,12 +80,13 @@ def _cifar(name: str) -> Kind:
 DATASETS: dict[str, Kind] = {
     "fashion-mnist": Kind(
         "Fashion-MNIST", "https://github.com/zalandoresearch/fashion-mnist (Zalando SE, MIT licence)",
-        len(data.CLASSES), 1, 28, (data.MEAN,), (data.STD,), True, {"train": 60_000, "test": 10_000},
-        lambda folder: folder or data.find_fashion_mnist() or data.FOLDER, data.idx_paths, _grey(data.load_fashion_mnist),
+        len(datasets.CLASSES), 1, 28, (datasets.MEAN,), (datasets.STD,), True, {"train": 60_000, "test": 10_000},
+        lambda folder: folder or datasets.find_fashion_mnist() or datasets.FOLDER,
+        datasets.idx_paths, _grey(datasets.load_fashion_mnist),
     ),
     "mnist": Kind(
-        "MNIST", "LeCun, Cortes, Burges", 10, 1, 28, (data.MNIST_MEAN,), (data.MNIST_STD,), False,
-        {"train": 60_000, "test": 10_000}, partial(_given, "MNIST"), data.idx_paths, _grey(data.load_mnist),
+        "MNIST", "LeCun, Cortes, Burges", 10, 1, 28, (datasets.MNIST_MEAN,), (datasets.MNIST_STD,), False,
+        {"train": 60_000, "test": 10_000}, partial(_given, "MNIST"), datasets.idx_paths, _grey(datasets.load_mnist),
     ),
     "cifar-10": _cifar("cifar-10"),
     "cifar-100": _cifar("cifar-100"),
@@ -173,7 +175,7 @@ def read_data(name: str, folder: Path | None, limit: int | None = None) -> Data:
     return Data(name, train, test, description, notes)
 
 
-def _read_split(kind: Kind, folder: Path, split: data.Split) -> Split:
+def _read_split(kind: Kind, folder: Path, split: datasets.Split) -> Split:
     images, labels = kind.load(folder, split)
     if not len(labels):
         raise LoadError(f"{', '.join(map(str, kind.paths(folder, split)))} hold no images; expected {kind.published[split]:,}")

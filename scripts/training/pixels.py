@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from opau_onnx import data
+from opau_onnx.io import datasets
 from training import TrainingError
 from training.datasets import Kind
 
@@ -84,7 +84,7 @@ class Pixels:
                 f"{shape.channels} of {shape.size}x{shape.size}"
             )
         self.kind, self.shape, self.frame = kind, shape, frame
-        rows = [torch.from_numpy(data.levels(m, s)) for m, s in zip(kind.mean, kind.std, strict=True)]
+        rows = [torch.from_numpy(datasets.levels(m, s)) for m, s in zip(kind.mean, kind.std, strict=True)]
         self._levels = torch.cat(rows).to(device)
         self._rows = 256 * torch.arange(kind.channels, device=device)[:, None, None]
 
@@ -93,7 +93,7 @@ class Pixels:
         return pad(images, [self.frame] * 4) if self.frame else images
 
     def preprocessed(self, images: Tensor) -> Tensor:
-        """Framed bytes (N, channels, H, W) to float32 of the network's shape, as :func:`opau_onnx.data.preprocess`."""
+        """Framed bytes (N, channels, H, W) to float32 of the network's shape, as :func:`opau_onnx.io.datasets.preprocess`."""
         values = self._levels[images.long() + self._rows]
         return values.expand(-1, self.shape.channels, -1, -1).contiguous()
 
@@ -105,4 +105,4 @@ class Pixels:
         mean, std = (v[0] if len(v) == 1 else v for v in (self.kind.mean, self.kind.std))
         more = f"; the image in a black frame of {self.frame} pixels" if self.frame else ""
         more += f"; {self.shape.channels} equal channels" if self.shape.channels != self.kind.channels else ""
-        return data.describe_preprocessing(mean, std, (self.shape.channels, self.shape.size, self.shape.size), more)
+        return datasets.describe_preprocessing(mean, std, (self.shape.channels, self.shape.size, self.shape.size), more)

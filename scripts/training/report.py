@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 from training.loop import Scores
 
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from torch import nn
 
 from opau_onnx import models
-from opau_onnx.checkpoint import save_checkpoint
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
+from opau_onnx.io.checkpoint import save_checkpoint
 from training.curves import draw_curves
 from training.datasets import Data, sha256
 from training.loop import Scores, Training, evaluate, train_epoch

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from opau_onnx.errors import LoadError
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 from training import TrainingError
 from training.loop import Training
 

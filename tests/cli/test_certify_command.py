@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from opau_onnx.spec import Config
+from opau_onnx.core.spec import Config
 from tests.custom_ops.library import required_library
 from tests.export import single
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opau_onnx.spec import Config
+from opau_onnx.core.spec import Config
 from tests.export import single
 
 COMMAND = [sys.executable, "-c", "from opau_onnx.cli.collapse import main; main()"]

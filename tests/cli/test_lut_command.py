@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from opau_onnx.spec import Config
+from opau_onnx.core.spec import Config
 from tests.cli.test_collapse_command import LENET, export, run
 from tests.collapse.quantized_models import qdq
 from tests.export import single

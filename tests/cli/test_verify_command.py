@@ -39,9 +39,9 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The images that ship, with their labels."""
-    images, labels = opau_onnx.data.load_sample()
+    images, labels = opau_onnx.io.datasets.load_sample()
     path = tmp_path_factory.mktemp("sample") / "sample.npz"
-    np.savez(path, images=opau_onnx.data.preprocess(images), labels=labels)
+    np.savez(path, images=opau_onnx.io.datasets.preprocess(images), labels=labels)
     return path
 
 
@@ -155,13 +155,11 @@ def test_names_are_not_markup(tmp_path: Path) -> None:
 def test_all_images_in_five_runtimes(lenet: Path, tmp_path: Path) -> None:
     """The promise: 10,000 images, no label differs, a few minutes."""
     pytest.importorskip("openvino", reason="openvino is not installed")
-    if opau_onnx.data.find_fashion_mnist() is None:
+    if opau_onnx.io.datasets.find_fashion_mnist() is None:
         pytest.skip("dataset-fashion-mnist is not installed")
     runtimes = "torch,ort-function,ort-kernel,reference,openvino"
     report = tmp_path / "report"
-    done = run(
-        LENET, lenet, "--data", "fashion-mnist", "--runtimes", runtimes, "--report", report, "--reference-seconds", 1000
-    )
+    done = run(LENET, lenet, "--data", "fashion-mnist", "--runtimes", runtimes, "--report", report, "--reference-seconds", 1000)
     assert done.exit_code == 0, done.output
     (file,) = json.loads((report / "report.json").read_text())["files"]
     assert [(run["samples"], run["labels"]["differing"]) for run in file["runtimes"]] == [(10_000, 0)] * 4

@@ -12,12 +12,12 @@ import onnx.inliner
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from opau_onnx.collapse import lut
 from opau_onnx.collapse.api import clean
-from opau_onnx.collapse.standard import Replaced
-from opau_onnx.export import function
-from opau_onnx.parity.runtimes import OnnxRuntime, reference_evaluator
-from opau_onnx.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
+from opau_onnx.collapse.passes import lookup
+from opau_onnx.collapse.passes.standard import Replaced
+from opau_onnx.compare.backends import OnnxRuntime, reference_evaluator
+from opau_onnx.core.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
+from opau_onnx.graph import function
 from tests.export import single
 
 TYPES = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8, "uint16": TensorProto.UINT16, "int16": TensorProto.INT16}
@@ -108,7 +108,7 @@ def qdq(source: str = "uint8", target: str = "uint8", shape: Any = ("N",), case:
 def collapsed(proto: onnx.ModelProto, *, checked: bool = True) -> tuple[onnx.ModelProto, list[Replaced]]:
     """The pass as ``collapse_model`` runs it, and onnx's checker."""
     model = ir.from_proto(proto)
-    replaced = lut.replace_activations(model)
+    replaced = lookup.replace_activations(model)
     clean(model, "lut", replaced)
     out = ir.to_proto(model)
     if checked:

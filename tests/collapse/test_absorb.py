@@ -10,10 +10,10 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from opau_onnx.collapse.absorb import Absorbed, absorb
-from opau_onnx.collapse.frozen import freeze, trim
-from opau_onnx.export.function import opau_nodes
-from opau_onnx.spec import Config
+from opau_onnx.collapse.passes.absorb import Absorbed, absorb
+from opau_onnx.core.spec import Config
+from opau_onnx.graph.frozen import freeze, trim
+from opau_onnx.graph.function import opau_nodes
 from tests.export import single
 
 CHANNELS = 6

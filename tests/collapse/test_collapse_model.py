@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import opau_onnx
-from opau_onnx import Comparing, collapse_model, export_model
-from opau_onnx.collapse import api, standard
+from opau_onnx import ValidationConfig, collapse_model, export_model
+from opau_onnx.collapse import api
+from opau_onnx.collapse.passes import standard
 from opau_onnx.collapse.result import REPORT_SCHEMA
+from opau_onnx.compare.backends import OnnxRuntime
+from opau_onnx.compare.validation import ToleranceConfig
+from opau_onnx.core.spec import Config
 from opau_onnx.errors import CollapseError, ExportError, ValidationError
-from opau_onnx.parity.runtimes import OnnxRuntime
-from opau_onnx.parity.validate import Options
-from opau_onnx.spec import Config
 from tests.export import nets, single
 
 LENET = Path(__file__).resolve().parents[2] / "models" / "lenet_hp1_fashion_mnist.pt"
@@ -54,7 +55,7 @@ def test_against_the_file(lenet: Path, tmp_path: Path) -> None:
 
 
 def test_against_pytorch(lenet: Path, tmp_path: Path) -> None:
-    result = collapse_model(lenet, tmp_path / "out.onnx", comparing=Comparing(reference=LENET))
+    result = collapse_model(lenet, tmp_path / "out.onnx", comparing=ValidationConfig(reference=LENET))
     assert result.equal
     assert result.validation is not None
     assert result.validation.reference.startswith("PyTorch")
@@ -63,7 +64,7 @@ def test_against_pytorch(lenet: Path, tmp_path: Path) -> None:
 def test_the_file_says_what_it_is_and_is_the_same_every_time(lenet: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{n}.onnx" for n in "ab"]
     for path in paths:
-        collapse_model(lenet, path, comparing=Comparing(skip=True))
+        collapse_model(lenet, path, comparing=ValidationConfig(skip=True))
     assert paths[0].read_bytes() == paths[1].read_bytes()
     model = onnx.load(paths[0])
     said = json.loads({p.key: p.value for p in model.metadata_props}[api.METADATA])
@@ -125,7 +126,7 @@ def test_a_wrong_model_is_found(lenet: Path, tmp_path: Path) -> None:
     module = opau_onnx.load(LENET)
     with torch.no_grad():
         module.model.conv2_activation.numerator[1] *= 1.01
-    result = collapse_model(lenet, tmp_path / "out.onnx", comparing=Comparing(reference=module))
+    result = collapse_model(lenet, tmp_path / "out.onnx", comparing=ValidationConfig(reference=module))
     assert result.equal is False
     assert result.validation is not None
     assert all(c.equal for c in result.validation.activations)
@@ -133,12 +134,12 @@ def test_a_wrong_model_is_found(lenet: Path, tmp_path: Path) -> None:
 
 
 def test_a_tolerance_of_the_users(lenet: Path, tmp_path: Path) -> None:
-    strict = Comparing(options=Options(atol=1e-9))
+    strict = ValidationConfig(options=ToleranceConfig(atol=1e-9))
     assert collapse_model(lenet, tmp_path / "out.onnx", comparing=strict).equal is False
 
 
 def test_not_compared(lenet: Path, tmp_path: Path) -> None:
-    result = collapse_model(lenet, tmp_path / "out.onnx", comparing=Comparing(skip=True))
+    result = collapse_model(lenet, tmp_path / "out.onnx", comparing=ValidationConfig(skip=True))
     assert result.equal is None
     assert result.as_dict()["validation"] == {"verdict": "not validated"}
 
@@ -156,7 +157,7 @@ def test_what_is_refused(lenet: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(lenet.read_bytes()[:1000])
     plain = tmp_path / "plain.onnx"
-    collapse_model(lenet, plain, comparing=Comparing(skip=True))
+    collapse_model(lenet, plain, comparing=ValidationConfig(skip=True))
     refused(plain, out, "was collapsed before")
     refused(broken, out, "not a readable ONNX file|cannot")
     refused(tmp_path / "missing.onnx", out, "does not exist")
@@ -183,14 +184,14 @@ def test_open_axes_need_a_shape(tmp_path: Path) -> None:
     path, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
     path.write_bytes(single.model(case, ["N", "L"], single.coefficients(case)).SerializeToString())
     refused(path, out, "--input-shape x:", ValidationError)
-    refused(path, out, "a shape is given for y", ValidationError, comparing=Comparing(input_shapes={"y": (2, 3)}))
-    refused(path, out, r"not \(2, 3, 4\)", ValidationError, comparing=Comparing(input_shapes={"x": (2, 3, 4)}))
-    assert collapse_model(path, out, comparing=Comparing(input_shapes={"x": (2, 30)})).equal
+    refused(path, out, "a shape is given for y", ValidationError, comparing=ValidationConfig(input_shapes={"y": (2, 3)}))
+    refused(path, out, r"not \(2, 3, 4\)", ValidationError, comparing=ValidationConfig(input_shapes={"x": (2, 3, 4)}))
+    assert collapse_model(path, out, comparing=ValidationConfig(input_shapes={"x": (2, 30)})).equal
 
 
 def test_openvino_reads_it(lenet: Path, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
-    collapse_model(lenet, tmp_path / "out.onnx", comparing=Comparing(skip=True))
+    collapse_model(lenet, tmp_path / "out.onnx", comparing=ValidationConfig(skip=True))
     exact = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16, where the processor has it
     compiled = openvino.Core().compile_model(tmp_path / "out.onnx", "CPU", exact)
     x = np.random.default_rng(0).standard_normal((8, 1, 28, 28), dtype=np.float32)
@@ -200,9 +201,9 @@ def test_openvino_reads_it(lenet: Path, tmp_path: Path) -> None:
 
 
 def test_no_label_changes(lenet: Path, tmp_path: Path) -> None:
-    pixels, _ = opau_onnx.data.load_sample()
-    images = torch.from_numpy(opau_onnx.data.preprocess(pixels))
-    collapse_model(lenet, tmp_path / "out.onnx", comparing=Comparing(skip=True))
+    pixels, _ = opau_onnx.io.datasets.load_sample()
+    images = torch.from_numpy(opau_onnx.io.datasets.preprocess(pixels))
+    collapse_model(lenet, tmp_path / "out.onnx", comparing=ValidationConfig(skip=True))
     with torch.no_grad():
         expected = opau_onnx.load(LENET).model(images).numpy()
     found = OnnxRuntime(tmp_path / "out.onnx").run([images])[0]

@@ -17,21 +17,22 @@ import torch
 from torch import nn
 
 import opau_onnx
-from opau_onnx import Comparing, Quantizing, collapse_model, export_model
-from opau_onnx.collapse import lut, lut_compare, quantize, summary
-from opau_onnx.collapse.comparing import Data
-from opau_onnx.collapse.lut_compare import Drift, LutValidation
+from opau_onnx import QuantizationConfig, ValidationConfig, collapse_model, export_model
+from opau_onnx.collapse import lookup_validation, quantize, summary
+from opau_onnx.collapse.lookup_validation import Drift, LutValidation
+from opau_onnx.collapse.passes import lookup
+from opau_onnx.collapse.validation import Data
+from opau_onnx.compare.backends import OnnxRuntime
 from opau_onnx.errors import CollapseError, LoadError
-from opau_onnx.export.function import opau_nodes
+from opau_onnx.graph.function import opau_nodes
+from opau_onnx.io.samples import Samples
 from opau_onnx.nn import HP1, HP2, OrthogonalPade
-from opau_onnx.parity.runtimes import OnnxRuntime
-from opau_onnx.samples import Samples
 from tests.collapse.quantized_models import qdq
 from tests.collapse.test_standard import in_a_branch
 from tests.export import nets
 
 LENET = Path(__file__).resolve().parents[2] / "models" / "lenet_hp1_fashion_mnist.pt"
-LOOSE = Comparing(min_agreement=0.5)
+LOOSE = ValidationConfig(min_agreement=0.5)
 """Of untrained networks, whose classes are close to each other."""
 
 
@@ -50,8 +51,8 @@ def nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 1,000 images that ship, with labels, as a user's file."""
     path = tmp_path_factory.mktemp("data") / "images.npz"
-    pixels, labels = opau_onnx.data.load_sample()
-    np.savez(path, images=opau_onnx.data.preprocess(pixels), labels=labels)
+    pixels, labels = opau_onnx.io.datasets.load_sample()
+    np.savez(path, images=opau_onnx.io.datasets.preprocess(pixels), labels=labels)
     return path
 
 
@@ -103,14 +104,15 @@ def drift(result: Any) -> Drift:
 @pytest.mark.parametrize(
     ("how", "opset", "most", "error"),
     [
-        (Quantizing(), 20, 8, 0.7), (Quantizing("int8"), 20, 8, 0.7), (Quantizing(calibration="percentile"), 20, 8, 0.7),
-        (Quantizing(calibration="entropy"), 20, 8, 0.7), (Quantizing(reduce_range=True), 20, 10, 0.8),
-        (Quantizing("uint16"), 21, 3, 0.2), (Quantizing("uint16", "int16"), 21, 0, 0.02),
+        (QuantizationConfig(), 20, 8, 0.7), (QuantizationConfig("int8"), 20, 8, 0.7),
+        (QuantizationConfig(calibration="percentile"), 20, 8, 0.7),
+        (QuantizationConfig(calibration="entropy"), 20, 8, 0.7), (QuantizationConfig(reduce_range=True), 20, 10, 0.8),
+        (QuantizationConfig("uint16"), 21, 3, 0.2), (QuantizationConfig("uint16", "int16"), 21, 0, 0.02),
     ],
     ids=str,
 )  # fmt: skip
 def test_the_shipped_lenet(
-    how: Quantizing, opset: int, most: int, error: float, lenets: dict[int, Path], images: Path, tmp_path: Path
+    how: QuantizationConfig, opset: int, most: int, error: float, lenets: dict[int, Path], images: Path, tmp_path: Path
 ) -> None:
     """Of 1,000 images; of all 10,000 eight bits change 53, sixteen for the activations 20, sixteen for all 0."""
     before = lenets[opset].read_bytes()
@@ -132,7 +134,7 @@ def test_the_shipped_lenet(
 def test_the_file_and_the_report(lenets: dict[int, Path], few: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     result = collapse_model(
-        lenets[20], tmp_path / "out.onnx", "lut", data=Data(few, 50), quantizing=Quantizing(), report=report
+        lenets[20], tmp_path / "out.onnx", "lut", data=Data(few, 50), quantizing=QuantizationConfig(), report=report
     )
     model = onnx.load(tmp_path / "out.onnx")
     assert {o.domain for o in model.opset_import} == {""}
@@ -162,15 +164,22 @@ def test_the_file_and_the_report(lenets: dict[int, Path], few: Path, tmp_path: P
 def test_the_same_every_time(lenets: dict[int, Path], few: Path, tmp_path: Path) -> None:
     for name in "ab":
         collapse_model(
-            lenets[20], tmp_path / f"{name}.onnx", "lut", data=few, quantizing=Quantizing(), comparing=Comparing(skip=True)
+            lenets[20],
+            tmp_path / f"{name}.onnx",
+            "lut",
+            data=few,
+            quantizing=QuantizationConfig(),
+            comparing=ValidationConfig(skip=True),
         )
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("how", "static"), [(Quantizing(), True), (Quantizing("int8"), False), (Quantizing("int16", "int16"), False)], ids=str
+    ("how", "static"),
+    [(QuantizationConfig(), True), (QuantizationConfig("int8"), False), (QuantizationConfig("int16", "int16"), False)],
+    ids=str,
 )
-def test_a_residual_network(how: Quantizing, static: bool, tmp_path: Path) -> None:
+def test_a_residual_network(how: QuantizationConfig, static: bool, tmp_path: Path) -> None:
     shape = (4, 3, 8, 8)
     source = exported(Residual(), tmp_path / "net.onnx", shape, static=static, opset=21)
     data = samples(tmp_path / "data.npz", shape)
@@ -184,14 +193,14 @@ def test_a_residual_network(how: Quantizing, static: bool, tmp_path: Path) -> No
 def test_every_kind_of_activation(tmp_path: Path) -> None:
     source = exported(nets.zoo(), tmp_path / "net.onnx", nets.ZOO_INPUT)
     data = samples(tmp_path / "data.npz", nets.ZOO_INPUT)
-    result = collapse_model(source, tmp_path / "out.onnx", "lut", data=data, quantizing=Quantizing(), comparing=LOOSE)
+    result = collapse_model(source, tmp_path / "out.onnx", "lut", data=data, quantizing=QuantizationConfig(), comparing=LOOSE)
     assert result.equal
     kinds = [str(r.scheme).rpartition(" ")[2] for r in result.replaced]
     assert kinds == ["uint8"] * (nets.ZOO_NODES - 1) + ["float32"]  # the last one's result is the model's
 
 
-def quantized(source: Path, inputs: Any, tmp_path: Path, how: Quantizing | None = None) -> ir.Model:
-    quantize.quantize(source, tmp_path / "quantized.onnx", Samples((inputs,), None, "test"), how or Quantizing())
+def quantized(source: Path, inputs: Any, tmp_path: Path, how: QuantizationConfig | None = None) -> ir.Model:
+    quantize.quantize(source, tmp_path / "quantized.onnx", Samples((inputs,), None, "test"), how or QuantizationConfig())
     return ir.load(tmp_path / "quantized.onnx")
 
 
@@ -224,14 +233,16 @@ def test_activations_in_branches(tmp_path: Path) -> None:
     onnx.save(in_a_branch(), path)
     np.savez(data, x=np.float32([1, 2]), flag=np.array(True))
     with pytest.raises(LoadError, match="samples"):
-        collapse_model(path, out, "lut", data=data, quantizing=Quantizing())
+        collapse_model(path, out, "lut", data=data, quantizing=QuantizationConfig())
     with pytest.raises(CollapseError, match="are in branches"):
         quantized(path, np.zeros((2, 3), np.float32), tmp_path)
 
 
 def test_against_pytorch(lenets: dict[int, Path], few: Path, tmp_path: Path) -> None:
-    comparing = Comparing(reference=LENET)
-    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=few, quantizing=Quantizing(), comparing=comparing)
+    comparing = ValidationConfig(reference=LENET)
+    result = collapse_model(
+        lenets[20], tmp_path / "out.onnx", "lut", data=few, quantizing=QuantizationConfig(), comparing=comparing
+    )
     assert result.equal
     assert drift(result).reference.startswith("PyTorch")
     assert drift(result).accuracy["float"] == pytest.approx(0.9, abs=0.05)
@@ -247,16 +258,18 @@ def test_a_quantized_file_of_the_users(lenets: dict[int, Path], few: Path, tmp_p
     assert not result.validation.drift
     assert result.quantized is None
     assert set(result.before.microseconds) == {"function bodies", "compiled kernels"}  # type: ignore[union-attr]
-    assert collapse_model(source, out, "lut", data=few, comparing=Comparing(reference=LENET)).equal
+    assert collapse_model(source, out, "lut", data=few, comparing=ValidationConfig(reference=LENET)).equal
     with pytest.raises(CollapseError, match="by its classes on real inputs: give --data"):
-        collapse_model(source, out, "lut", comparing=Comparing(reference=LENET))
+        collapse_model(source, out, "lut", comparing=ValidationConfig(reference=LENET))
     with pytest.raises(CollapseError, match="leave out --quantize"):
-        collapse_model(source, out, "lut", data=few, quantizing=Quantizing())
+        collapse_model(source, out, "lut", data=few, quantizing=QuantizationConfig())
 
 
 def test_too_few_samples_keep_their_class(lenets: dict[int, Path], images: Path, tmp_path: Path) -> None:
-    comparing = Comparing(min_agreement=1.0)
-    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=images, quantizing=Quantizing(), comparing=comparing)
+    comparing = ValidationConfig(min_agreement=1.0)
+    result = collapse_model(
+        lenets[20], tmp_path / "out.onnx", "lut", data=images, quantizing=QuantizationConfig(), comparing=comparing
+    )
     assert result.equal is False
     assert all(c.equal for c in result.validation.outputs)  # type: ignore[union-attr]
     assert {p.name for p in tmp_path.iterdir()} == {"out.rejected.onnx", "temporary"}
@@ -265,15 +278,15 @@ def test_too_few_samples_keep_their_class(lenets: dict[int, Path], images: Path,
 def test_a_table_that_is_wrong_in_one_place_is_found(
     lenets: dict[int, Path], few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = lut.write
+    honest = lookup.write
 
     def wrong(constants: Any, codes: Any, table: Any, row: Any, site: Any) -> Any:
         table = table.copy()
         table[0, 140] ^= 1
         return honest(constants, codes, table, row, site)
 
-    monkeypatch.setattr(lut, "write", wrong)
-    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=few, quantizing=Quantizing())
+    monkeypatch.setattr(lookup, "write", wrong)
+    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=few, quantizing=QuantizationConfig())
     assert result.equal is False
     assert not any(c.equal for c in result.validation.activations)  # type: ignore[union-attr]
     assert not all(c.equal for c in result.validation.outputs)  # type: ignore[union-attr]
@@ -295,7 +308,7 @@ class Pixels(nn.Module):
 def test_outputs_that_are_no_classes_are_not_judged(tmp_path: Path) -> None:
     source = exported(Pixels(), tmp_path / "net.onnx", (2, 3, 8, 8))
     data = samples(tmp_path / "data.npz", (2, 3, 8, 8))
-    found = drift(collapse_model(source, tmp_path / "out.onnx", "lut", data=data, quantizing=Quantizing()))
+    found = drift(collapse_model(source, tmp_path / "out.onnx", "lut", data=data, quantizing=QuantizationConfig()))
     assert found.differ is found.agreement is None
     assert 0 < found.mean_abs_error < found.max_abs_error < 0.1
     assert found.equal
@@ -335,7 +348,7 @@ def test_nothing_is_printed(
     lenets: dict[int, Path], few: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     for calibration in quantize.CALIBRATION:
-        quantized(lenets[20], np.load(few)["images"][:40], tmp_path, Quantizing(calibration=calibration))
+        quantized(lenets[20], np.load(few)["images"][:40], tmp_path, QuantizationConfig(calibration=calibration))
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert logging.root.manager.disable == 0
@@ -344,12 +357,15 @@ def test_nothing_is_printed(
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"form": "standard", "quantizing": Quantizing()}, "quantized for --form lut only"),
-        ({"quantizing": Quantizing(), "data": None}, "give --data"),
+        ({"form": "standard", "quantizing": QuantizationConfig()}, "quantized for --form lut only"),
+        ({"quantizing": QuantizationConfig(), "data": None}, "give --data"),
         ({}, "no DequantizeLinear before it"),
-        ({"quantizing": Quantizing("int16")}, "opset 20; 16-bit quantization needs 21"),
-        ({"quantizing": Quantizing(weights="int16")}, "opset 20; 16-bit quantization needs 21"),
-        ({"quantizing": Quantizing(), "comparing": Comparing(min_agreement=1.5)}, "expected a share from 0 to 1"),
+        ({"quantizing": QuantizationConfig("int16")}, "opset 20; 16-bit quantization needs 21"),
+        ({"quantizing": QuantizationConfig(weights="int16")}, "opset 20; 16-bit quantization needs 21"),
+        (
+            {"quantizing": QuantizationConfig(), "comparing": ValidationConfig(min_agreement=1.5)},
+            "expected a share from 0 to 1",
+        ),
     ],
 )
 def test_what_is_refused(how: dict[str, Any], message: str, lenets: dict[int, Path], few: Path, tmp_path: Path) -> None:
@@ -362,7 +378,7 @@ def test_what_is_refused(how: dict[str, Any], message: str, lenets: dict[int, Pa
 def test_settings(how: dict[str, str]) -> None:
     (name,) = how
     with pytest.raises(CollapseError, match=f"{name} is '{how[name]}'; expected one of "):
-        Quantizing(**how)
+        QuantizationConfig(**how)
 
 
 def test_samples_that_do_not_fit(lenets: dict[int, Path], tmp_path: Path) -> None:
@@ -374,18 +390,18 @@ def test_samples_that_do_not_fit(lenets: dict[int, Path], tmp_path: Path) -> Non
     ):
         np.savez(tmp_path / "data.npz", images=array)
         with pytest.raises(error, match=message):
-            collapse_model(lenets[20], out, "lut", data=tmp_path / "data.npz", quantizing=Quantizing())
+            collapse_model(lenets[20], out, "lut", data=tmp_path / "data.npz", quantizing=QuantizationConfig())
     shape = (4, 3, 8, 8)
     source = exported(Residual(), tmp_path / "net.onnx", shape, static=True)
     with pytest.raises(CollapseError, match=r"takes 4 samples at once, .* holds 3"):
-        collapse_model(source, out, "lut", data=samples(tmp_path / "data.npz", shape, 3), quantizing=Quantizing())
+        collapse_model(source, out, "lut", data=samples(tmp_path / "data.npz", shape, 3), quantizing=QuantizationConfig())
 
 
 def test_other_dtypes(tmp_path: Path) -> None:
     source = exported(nets.tiny(), tmp_path / "net.onnx", (2, 4), dtype="float16")
     np.savez(tmp_path / "data.npz", x=np.zeros((8, 4), np.float16))
     with pytest.raises(CollapseError, match="are float16; only float32 models are quantized"):
-        collapse_model(source, tmp_path / "out.onnx", "lut", data=tmp_path / "data.npz", quantizing=Quantizing())
+        collapse_model(source, tmp_path / "out.onnx", "lut", data=tmp_path / "data.npz", quantizing=QuantizationConfig())
 
 
 def test_the_last_samples_count_too() -> None:
@@ -396,9 +412,9 @@ def test_the_last_samples_count_too() -> None:
 
 
 def test_the_result_of_the_worst_batch_is_shown() -> None:
-    base = lut_compare.compare("y, data, from sample 0", [1.0], [1.0], "float32", atol=0.0)
-    worse = replace(lut_compare.compare("y", [1.0], [2.0], "float32", atol=0.0), name="y, data, from sample 32")
-    (found,) = lut_compare._merged([base, worse, replace(base, name="y, data, from sample 64")])
+    base = lookup_validation.compare("y, data, from sample 0", [1.0], [1.0], "float32", atol=0.0)
+    worse = replace(lookup_validation.compare("y", [1.0], [2.0], "float32", atol=0.0), name="y, data, from sample 32")
+    (found,) = lookup_validation._merged([base, worse, replace(base, name="y, data, from sample 64")])
     assert (found.name, found.elements, found.equal) == ("y, data", 3, False)
 
 
@@ -406,7 +422,7 @@ def test_onnxruntime_alone_runs_the_file(lenets: dict[int, Path], few: Path, tmp
     """With its optimisations, in which integers are multiplied: the same classes."""
     x = np.load(few)["images"]
     quantized(lenets[20], x, tmp_path)
-    collapse_model(tmp_path / "quantized.onnx", tmp_path / "out.onnx", "lut", comparing=Comparing(skip=True))
+    collapse_model(tmp_path / "quantized.onnx", tmp_path / "out.onnx", "lut", comparing=ValidationConfig(skip=True))
     x = torch.from_numpy(x)
     one, other = (OnnxRuntime(tmp_path / name).run([x])[0] for name in ("quantized.onnx", "out.onnx"))
     assert np.array_equal(one.argmax(1), other.argmax(1))

@@ -14,9 +14,9 @@ import pytest
 from onnx import helper
 
 from opau_onnx.collapse.api import clean
-from opau_onnx.collapse.standard import Replaced, replace_activations
-from opau_onnx.export.function import opau_nodes
-from opau_onnx.spec import BASES, DOMAIN, FORMS, Config
+from opau_onnx.collapse.passes.standard import Replaced, replace_activations
+from opau_onnx.core.spec import BASES, DOMAIN, FORMS, Config
+from opau_onnx.graph.function import opau_nodes
 from tests.export import single
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from opau_onnx.core.spec import Config
 from opau_onnx.runtime.native import DTYPES
-from opau_onnx.spec import Config
 
 ROOT = Path(__file__).resolve().parents[2] / "custom_ops"
 NATIVE = Path(__file__).parent / "native"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opau_onnx import oracle
 from opau_onnx.certify import activations, certificate
 from opau_onnx.certify import sweep as sweeps
-from opau_onnx.spec import BASES, FORMS, Config
+from opau_onnx.core import oracle
+from opau_onnx.core.spec import BASES, FORMS, Config
 from tests.cases import case
 from tests.custom_ops.library import required_library
 

@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from opau_onnx.core.spec import BASES, FORMS, Config
 from opau_onnx.runtime import native
-from opau_onnx.spec import BASES, FORMS, Config
 from tests.cases import case, inputs
 from tests.custom_ops import cuda_shim
 from tests.custom_ops.cuda_shim import Kernels

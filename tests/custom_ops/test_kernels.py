@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from opau_onnx import oracle
+from opau_onnx.core import oracle
+from opau_onnx.core.spec import BASES, FORMS, Config
 from opau_onnx.errors import SpecError
 from opau_onnx.runtime import native
-from opau_onnx.spec import BASES, FORMS, Config
 from tests.cases import CASES, SHARED_CASES, Case, case, inputs, trusted
 from tests.custom_ops.library import required_library
 
@@ -253,8 +253,8 @@ def test_conversions_round_to_nearest_even(library: Any, dtype: str) -> None:
 
 def test_accuracy_of_the_shipped_activations(library: Any, record_property: Any) -> None:
     """In units of the last place of the float32 result, where the condition number is below 10."""
+    from opau_onnx.io.source import load
     from opau_onnx.nn import OrthogonalPade
-    from opau_onnx.reading import load
     from tests.test_shipped import MODELS
 
     x = np.concatenate([np.linspace(-12, 12, 200_001), np.geomspace(1e-30, 1e35, 100_001), -np.geomspace(1e-30, 1e35, 100_001)])

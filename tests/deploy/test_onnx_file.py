@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from opau_onnx.deploy import DeployError
 from opau_onnx.deploy.onnx_file import read
-from opau_onnx.serve.tensors import TensorSpec
+from opau_onnx.protocol.tensors import TensorSpec
 from tests.serve import nets
 
 

@@ -17,13 +17,13 @@ from google.protobuf import text_format
 from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2 as pb
 
+from opau_onnx.core.spec import Config
 from opau_onnx.deploy import DeployError, configure, library, readme, repository
-from opau_onnx.deploy.model_config import QueuePolicy
 from opau_onnx.deploy.options import Options
 from opau_onnx.deploy.triton import deploy_triton
 from opau_onnx.errors import LibraryError, LoadError
+from opau_onnx.protocol.model_config import QueuePolicy
 from opau_onnx.runtime.library import get_library_path
-from opau_onnx.spec import Config
 from tests.custom_ops.library import required_library
 from tests.export import single
 from tests.serve import nets
@@ -362,7 +362,7 @@ def test_a_name_with_line_ends_stays_in_its_comment(plain: Path, tmp_path: Path)
 
 def test_no_web_server_is_loaded() -> None:
     check = (
-        "import sys, opau_onnx.deploy.triton, opau_onnx.deploy.ray, opau_onnx.deploy.model_config\n"
+        "import sys, opau_onnx.deploy.triton, opau_onnx.deploy.ray, opau_onnx.protocol.model_config\n"
         "sys.exit(bool({'starlette', 'uvicorn', 'torch', 'ray'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from opau_onnx.export.function import opau_nodes
+from opau_onnx.compare.backends import OnnxRuntime
+from opau_onnx.graph.function import opau_nodes
 from opau_onnx.nn import HP1, HP2, PAU, OrthogonalPade
-from opau_onnx.parity.runtimes import OnnxRuntime
 
 
 def seeded(seed: int = 0) -> None:

@@ -14,10 +14,10 @@ import onnx.inliner
 import onnx_ir as ir
 import torch
 
-from opau_onnx import oracle
-from opau_onnx.export import function
-from opau_onnx.parity.runtimes import OnnxRuntime
-from opau_onnx.spec import BASES, DOMAIN, OP_TYPE, OPSET_VERSION, Config, ordinary_limit
+from opau_onnx.compare.backends import OnnxRuntime
+from opau_onnx.core import oracle
+from opau_onnx.core.spec import BASES, DOMAIN, OP_TYPE, OPSET_VERSION, Config, ordinary_limit
+from opau_onnx.graph import function
 from tests.cases import trusted
 
 NUMPY = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import opau_onnx
-from opau_onnx import reading
 from opau_onnx.cli.export import app
+from opau_onnx.io import source
 from opau_onnx.nn import OrthogonalPade
 from tests.nn.peer_modules import KAT_Group, Rational
 
@@ -69,7 +69,7 @@ def network(**options: Any) -> nn.Module:
 
 def plant(monkeypatch: pytest.MonkeyPatch, change: float) -> None:
     """A fault in what is made of the first activation."""
-    made = reading.adopted_copy
+    made = source.adopted_copy
 
     def faulty(model: nn.Module) -> Any:
         done = made(model)
@@ -77,7 +77,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, change: float) -> None:
         ours.numerator.data[1] += change
         return done
 
-    monkeypatch.setattr(reading, "adopted_copy", faulty)
+    monkeypatch.setattr(source, "adopted_copy", faulty)
 
 
 def test_a_planted_difference_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_where_the_original_gives_nan(tmp_path: Path) -> None:
     assert np.isfinite(run_file(result.path, x)).all()
 
 
-COPY = '''
+COPY = """
 import torch
 from torch import nn
 
@@ -147,7 +147,7 @@ def refused():
     net = build()
     net[3].version = "E"
     return net
-'''
+"""
 
 
 @pytest.fixture

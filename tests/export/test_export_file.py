@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import opau_onnx
-from opau_onnx import ExportResult, Options, export_model
+from opau_onnx import ExportResult, ToleranceConfig, export_model
 from opau_onnx.errors import ExportError, LoadError, ValidationError
 from opau_onnx.export import api
 from opau_onnx.nn import HP1
@@ -209,7 +209,7 @@ def test_a_failure_leaves_nothing_behind(name: str, existed: bool, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("where", "error"), [
-    ("opau_onnx.export.api.validate", ValidationError), ("opau_onnx.export.write.onnx.checker.check_model", ExportError),
+    ("opau_onnx.export.api.validate", ValidationError), ("opau_onnx.graph.save.onnx.checker.check_model", ExportError),
 ])  # fmt: skip
 @pytest.mark.parametrize("external", [False, True])
 def test_a_failure_after_writing_leaves_nothing_behind(
@@ -226,7 +226,7 @@ def test_a_failure_after_writing_leaves_nothing_behind(
 def test_a_file_that_differs_is_kept_under_another_name(external: bool, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"precious")
     result = export_model(
-        nets.tiny(), tmp_path / "m.onnx", EXAMPLE, options=Options(atol=0.0), external_data=external,
+        nets.tiny(), tmp_path / "m.onnx", EXAMPLE, options=ToleranceConfig(atol=0.0), external_data=external,
         report=tmp_path / "r.json",
     )  # fmt: skip
     assert result.equal is False
@@ -260,7 +260,7 @@ def test_a_coefficient_changed_on_the_way_is_rejected(tmp_path: Path, monkeypatc
 
 def test_random_inputs_follow_the_seed(exported: ExportResult) -> None:
     def errors(seed: int) -> list[float]:
-        found = opau_onnx.validate_model(nets.tiny(), exported.path, EXAMPLE, options=Options(seed=seed, samples=3))
+        found = opau_onnx.validate_model(nets.tiny(), exported.path, EXAMPLE, options=ToleranceConfig(seed=seed, samples=3))
         assert found.equal
         assert [c.name for c in found.validation.outputs][3].endswith("batch 3")
         return [c.expected for c in found.validation.outputs]

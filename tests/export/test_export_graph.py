@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx import Config, ExportResult, export_model
+from opau_onnx.core.spec import DOMAIN
 from opau_onnx.nn import HP1, HP2, orthogonal_pade
-from opau_onnx.spec import DOMAIN
 from tests.export import nets
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx import export_model
+from opau_onnx.core.spec import DOMAIN, OP_TYPE
 from opau_onnx.errors import ExportError
-from opau_onnx.export import opsets
+from opau_onnx.graph import opsets
 from opau_onnx.nn import HP1, HP2
-from opau_onnx.spec import DOMAIN, OP_TYPE
 from tests.export import nets
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}

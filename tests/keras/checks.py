@@ -13,12 +13,12 @@ import torch
 from keras import layers, ops
 
 import opau_onnx
-from opau_onnx import oracle
+from opau_onnx.core import oracle
+from opau_onnx.core.spec import BASES, FORMS, Config
 from opau_onnx.errors import ExportError, SpecError
 from opau_onnx.keras import OrthogonalPade, evaluate, from_torch, to_torch, to_torch_model
 from opau_onnx.nn import OrthogonalPade as TorchOrthogonalPade
 from opau_onnx.nn import orthogonal_pade
-from opau_onnx.spec import BASES, FORMS, Config
 from tests.cases import SAFE, SHARINGS, Array, Case, case
 from tests.nn.test_forward import as_inputs, errors
 from tests.nn.test_gradients import sample
@@ -31,7 +31,7 @@ DTYPE = WIDE[-1]
 EXACT = 1e-9 if DTYPE == "float64" else 2e-4
 
 PAIRS = list(zip(BASES, [*FORMS, "abs_terms"], strict=True))
-"""Every basis and every form: what lies below, formula.py and gradient.py, is tested with all combinations elsewhere."""
+"""Every basis and every form: what lies below, evaluation.py and gradient.py, is tested with all combinations elsewhere."""
 VALUES = [case(b, f) for b, f in PAIRS] + [case("laguerre", "abs_sum", (16, 16))]
 VALUES += [case("power", "pau_c", d) for d in ((0, 0), (0, 1))]
 GROUPED = [case(b, f, (3, 2), s) for (b, f), s in zip(PAIRS, SHARINGS[1:], strict=True)][::2]

@@ -254,9 +254,7 @@ class FakeGrpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             await context.abort(grpc.StatusCode[act], f"you get {act}")
         elif act == "missing":
             del outputs["top"]
-        response = service_pb2.ModelInferResponse(
-            model_name="twice", id="somebody else's" if act == "other id" else request.id
-        )
+        response = service_pb2.ModelInferResponse(model_name="twice", id="somebody else's" if act == "other id" else request.id)
         for name, array in outputs.items():
             one = response.outputs.add(name=name, datatype="INT64" if name == "top" else "FP32", shape=array.shape)
             if act == "numbers":

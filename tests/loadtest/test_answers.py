@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from opau_onnx.loadtest import LoadResult, Settings, run_async
-from opau_onnx.loadtest.tally import LOST, REFUSED, RIGHT, TIMED_OUT, WRONG
+from opau_onnx.loadtest.recorder import LOST, REFUSED, RIGHT, TIMED_OUT, WRONG
 from tests.loadtest.fakes import FakeGrpc, FakeHttp, Proxy
 
 POOL, REQUESTS, SPOILED = 8, 40, 20

@@ -11,8 +11,8 @@ import pytest
 from opau_onnx.loadtest import LoadResult, Settings, run_async
 from opau_onnx.loadtest.arrivals import gaps
 from opau_onnx.loadtest.engine import Engine
-from opau_onnx.loadtest.judge import Judge
-from opau_onnx.loadtest.tally import LOST, RIGHT, TIMED_OUT, UNREACHABLE
+from opau_onnx.loadtest.recorder import LOST, RIGHT, TIMED_OUT, UNREACHABLE
+from opau_onnx.loadtest.response_checker import Judge
 from tests.loadtest.fakes import FakeGrpc, FakeHttp
 from tests.loadtest.test_answers import load
 

@@ -14,7 +14,7 @@ from opau_onnx.loadtest import LoadTestError, Settings
 from opau_onnx.loadtest import inputs as inputs_module
 from opau_onnx.loadtest.answers import Model
 from opau_onnx.loadtest.inputs import make_pool
-from opau_onnx.serve.tensors import DATATYPES, TensorSpec
+from opau_onnx.protocol.tensors import DATATYPES, TensorSpec
 
 
 def model(*inputs: tuple[str, str, tuple[int, ...]]) -> Model:

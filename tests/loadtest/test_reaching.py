@@ -13,8 +13,8 @@ import grpc
 import pytest
 
 from opau_onnx.loadtest import LoadResult, LoadTestError, Settings, run_async
+from opau_onnx.loadtest.recorder import RIGHT, WRONG
 from opau_onnx.loadtest.settings import target
-from opau_onnx.loadtest.tally import RIGHT, WRONG
 from tests.loadtest.fakes import FakeGrpc, FakeHttp
 from tests.loadtest.onnx_models import twice
 from tests.loadtest.test_answers import QUICK, load
@@ -50,8 +50,15 @@ def test_parts_of_addresses() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "127.0.0.1:8000", "ftp://h:1", "http://", "grpc://h", "grpc://h:1/path", "http://u:p@h", "http://h?x=1",
-        "http://h:99999", "",
+        "127.0.0.1:8000",
+        "ftp://h:1",
+        "http://",
+        "grpc://h",
+        "grpc://h:1/path",
+        "http://u:p@h",
+        "http://h?x=1",
+        "http://h:99999",
+        "",
     ],
 )
 def test_no_addresses(url: str) -> None:
@@ -236,9 +243,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     cert_file, key_file = folder / "cert.pem", folder / "key.pem"
     cert_file.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return cert_file, key_file
 

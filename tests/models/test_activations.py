@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from opau_onnx import export_model
+from opau_onnx.core.targets import TARGETS
 from opau_onnx.models.activations import ACTIVATIONS, create_activation
 from opau_onnx.nn import OrthogonalPade
-from opau_onnx.nn.targets import TARGETS
 
 KNOWN = [name for name in ACTIVATIONS if name in TARGETS]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from opau_onnx.spec import Config
+from opau_onnx.core.spec import Config
 from tests.cases import monomials
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from opau_onnx.core.spec import BASES, FORMS
 from opau_onnx.nn import HP1, PAU, OrthogonalPade, orthogonal_pade
-from opau_onnx.spec import BASES, FORMS
 from tests.cases import SHARINGS, Case, case
 from tests.nn.test_forward import as_inputs, errors
 from tests.nn.test_gradients import exact_slope, gradients, leaves, sample

@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from opau_onnx import oracle
-from opau_onnx.nn import orthogonal_pade, whole
+from opau_onnx.core import oracle
+from opau_onnx.core.spec import BASES, FORMS, Config, ordinary_limit
+from opau_onnx.nn import orthogonal_pade, traceable
 from opau_onnx.nn.blocks import BLOCK, block_size
-from opau_onnx.spec import BASES, FORMS, Config, ordinary_limit
 from tests.cases import CASES, SAFE, SHARED_CASES, Array, Case, any_case, case, inputs, trusted
 
 Record = Callable[[str, object], None]
@@ -30,7 +30,7 @@ def run(at: Case, x: Tensor, function: Callable[[Tensor, Tensor, Tensor, Config]
 
 def branch_free(x: Tensor, c: Tensor, d: Tensor, config: Config) -> Tensor:
     """What torch.compile and transforms run."""
-    return whole.forward(config, x, c, d)
+    return traceable.forward(config, x, c, d)
 
 
 def as_inputs(at: Case, dtype: torch.dtype) -> Tensor:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from opau_onnx.nn import fit, orthogonal_pade, whole
+from opau_onnx.core.spec import BASES, FORMS, Config
+from opau_onnx.nn import fit, orthogonal_pade, traceable
 from opau_onnx.nn.blocks import block_size
-from opau_onnx.spec import BASES, FORMS, Config
 from tests.cases import SAFE, SHARINGS, Case, Sharing, case, exact_basis, monomials
 from tests.nn.naive import naive
 
@@ -74,7 +74,7 @@ def test_branch_free_gradient_equals_the_one_by_blocks(at: Case) -> None:
     x = sample(at)
     inputs, g = leaves(at, x), torch.ones(x.shape, dtype=torch.float64)
     config, (_, c, d) = at.config, inputs
-    dx, dc, dd = whole.backward(config, x, c, d, g)
+    dx, dc, dd = traceable.backward(config, x, c, d, g)
     want = gradients(orthogonal_pade, inputs, config, g)
     torch.testing.assert_close(dx, want[0], rtol=1e-9, atol=1e-11)
     for sums, values, found in ((dc, c, want[1]), (dd, d, want[2])):

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from opau_onnx import oracle
+from opau_onnx.core import oracle
+from opau_onnx.core.spec import PAU_FORMS, Config
 from opau_onnx.errors import SpecError
 from opau_onnx.nn import HP1, HP2, PAU, OrthogonalPade, fit
-from opau_onnx.spec import PAU_FORMS, Config
 
 
 def test_named_kinds() -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from opau_onnx import oracle
+from opau_onnx.core import oracle
+from opau_onnx.core.spec import PAU_FORMS, Config
 from opau_onnx.nn import PAU, OrthogonalPade
-from opau_onnx.spec import PAU_FORMS, Config
 from tests.cases import trusted
 
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import opau_onnx
+from opau_onnx.core.spec import FIXED_OP_TYPE
+from opau_onnx.core.targets import TARGETS
 from opau_onnx.errors import LoadError, ValidationError
 from opau_onnx.export.api import as_source
 from opau_onnx.nn import HP1, PAU, OrthogonalPade
-from opau_onnx.nn.targets import TARGETS
 from opau_onnx.plot import api, onnx_files, sheet, subjects
-from opau_onnx.spec import FIXED_OP_TYPE
 from tests.verify import nets
 
 HERE = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {name: folder / f"{name}.onnx" for name in ("learned", "fused", "standard")}
     opau_onnx.export_model(scaled(), found["learned"], pictures(2), validate=False)
     for form in ("fused", "standard"):
-        opau_onnx.collapse_model(found["learned"], found[form], form, comparing=opau_onnx.Comparing(skip=True))
+        opau_onnx.collapse_model(found["learned"], found[form], form, comparing=opau_onnx.ValidationConfig(skip=True))
     np.savez(folder / "data.npz", x=pictures(8).numpy())
     return found | {"data": folder / "data.npz"}
 

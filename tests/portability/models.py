@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import opau_onnx
-from opau_onnx import Comparing, collapse_model, export_model
-from opau_onnx.parity.compare import Comparison, compare
-from opau_onnx.parity.validate import SCALES, TorchReference
-from opau_onnx.samples import read_samples
-from opau_onnx.spec import BASES, FORMS, Config
+from opau_onnx import ValidationConfig, collapse_model, export_model
+from opau_onnx.compare.tensors import Comparison, compare
+from opau_onnx.compare.validation import SCALES, TorchReference
+from opau_onnx.core.spec import BASES, FORMS, Config
+from opau_onnx.io.samples import read_samples
 from tests.export import nets, single
 
 LENET = Path(__file__).resolve().parents[2] / "models" / "lenet_hp1_fashion_mnist.pt"
@@ -84,7 +84,7 @@ def network(name: str, folder: Path) -> Network:
         blocks, what = hard_rows(shape[1:]), "random and special rows"
         export_model(module, files["exported"], nets.example(*shape), validate=False)
     for kind in FILES[1:]:
-        collapse_model(files["exported"], files[kind], kind, comparing=Comparing(skip=True))
+        collapse_model(files["exported"], files[kind], kind, comparing=ValidationConfig(skip=True))
     expected, tolerance = zip(*(reference(module, block) for block in blocks), strict=True)
     return Network(name, np.concatenate(blocks), what, np.concatenate(expected), np.concatenate(tolerance), files)
 
@@ -151,5 +151,5 @@ def _activation(folder: Path, name: str, case: single.Case, declared: Any, x: An
     files = {kind: folder / f"{name}-{case}-{kind}.onnx" for kind in KINDS}
     proto = single.model(case, declared, single.coefficients(case))
     files["exported"].write_bytes(proto.SerializeToString())
-    collapse_model(files["exported"], files["standard"], comparing=Comparing(skip=True))
+    collapse_model(files["exported"], files["standard"], comparing=ValidationConfig(skip=True))
     return Activation(case, x, files)

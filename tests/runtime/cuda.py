@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 
 from opau_onnx import create_session
+from opau_onnx.core.spec import Config
 from opau_onnx.errors import DeviceError, LibraryError
 from opau_onnx.runtime.assignment import assignments
-from opau_onnx.spec import Config
 from tests.export import single
 
 CUDA = "CUDAExecutionProvider"

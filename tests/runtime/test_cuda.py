@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 
 from opau_onnx import create_session
+from opau_onnx.core.spec import BASES, FORMS, Config
 from opau_onnx.runtime import native
 from opau_onnx.runtime.assignment import assignments
-from opau_onnx.spec import BASES, FORMS, Config
 from tests.export import single
 from tests.export.single import Case
 from tests.runtime.cuda import CUDA, DeviceArray, required_cuda

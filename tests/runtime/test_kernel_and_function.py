@@ -12,9 +12,9 @@ import pytest
 from onnx import helper
 
 from opau_onnx import create_session
-from opau_onnx.parity.runtimes import array, ort_value
+from opau_onnx.compare.backends import array, ort_value
+from opau_onnx.core.spec import BASES, DOMAIN, FORMS, OP_TYPE, Config
 from opau_onnx.runtime.assignment import assignments
-from opau_onnx.spec import BASES, DOMAIN, FORMS, OP_TYPE, Config
 from tests.custom_ops.library import required_library
 from tests.export import single
 from tests.export.single import Case

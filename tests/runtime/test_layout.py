@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from opau_onnx import Comparing, collapse_model, create_session, export_model
+from opau_onnx import ValidationConfig, collapse_model, create_session, export_model
+from opau_onnx.compare.backends import array, ort_value
 from opau_onnx.errors import SpecError
 from opau_onnx.nn import HP1, OrthogonalPade
-from opau_onnx.parity.runtimes import array, ort_value
 from opau_onnx.runtime import layout, optimize
 from opau_onnx.runtime.assignment import assignments
 from opau_onnx.runtime.library import get_library_path
@@ -148,7 +148,9 @@ def test_batch_norms_absorbed_by_the_fused_form(groups: int, tmp_path: Path, cac
             part.running_mean.normal_()  # type: ignore[union-attr]
             part.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
     path, fused = exported(net, tmp_path), tmp_path / "fused.onnx"
-    assert collapse_model(path, fused, "fused", comparing=Comparing(skip=True)).replaced[0].absorbed == ("BatchNormalization",)
+    assert collapse_model(path, fused, "fused", comparing=ValidationConfig(skip=True)).replaced[0].absorbed == (
+        "BatchNormalization",
+    )
     assert blocked(fused)
     for batch in (1, 5):
         one, two = both(fused, batch, 3, 12, 12)

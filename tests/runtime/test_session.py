@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from opau_onnx import create_session, get_library_path
+from opau_onnx.core.spec import Config
 from opau_onnx.errors import DeviceError, LibraryError, SpecError
 from opau_onnx.runtime import library
 from opau_onnx.runtime.assignment import assignments
-from opau_onnx.spec import Config
 from tests.custom_ops.library import required_library
 from tests.export import single
 from tests.export.single import Case

@@ -17,7 +17,7 @@ import tritonclient.grpc as triton
 from onnx import TensorProto
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.serve.tensors import DATATYPES
+from opau_onnx.protocol.tensors import DATATYPES
 from tests.serve import nets
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opau_onnx.serve.failures import InvalidRequestError
+from opau_onnx.protocol.errors import InvalidRequestError
+from opau_onnx.protocol.tensors import DATATYPES, TensorSpec
 from opau_onnx.serve.http.codec import decode, decode_raw, encode
-from opau_onnx.serve.tensors import DATATYPES, TensorSpec
 
 VALUES = {
     "BOOL": [True, False, True, False],

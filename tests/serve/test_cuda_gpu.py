@@ -12,7 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from opau_onnx import create_session
+from opau_onnx.core.spec import Config
 from opau_onnx.errors import LoadError
+from opau_onnx.protocol.tensors import DATATYPES, Array, specs
 from opau_onnx.runtime.assignment import assignments
 from opau_onnx.runtime.session import CUDA
 from opau_onnx.serve.config import ModelSettings
@@ -20,8 +22,6 @@ from opau_onnx.serve.devices import device_memory
 from opau_onnx.serve.memory import CudaMemory
 from opau_onnx.serve.model import Prepared, prepare
 from opau_onnx.serve.sessions import CpuRunner
-from opau_onnx.serve.tensors import DATATYPES, Array, specs
-from opau_onnx.spec import Config
 from tests.export import single
 from tests.runtime.cuda import required_cuda
 from tests.serve import nets

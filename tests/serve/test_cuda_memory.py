@@ -19,8 +19,8 @@ import pytest
 from opau_onnx import create_session
 from opau_onnx.errors import DeviceError, LoadError
 from opau_onnx.serve import devices, sessions
-from opau_onnx.serve.captures import Captures, explained, nodes_off_gpu
 from opau_onnx.serve.config import ModelSettings
+from opau_onnx.serve.cuda_graphs import Captures, explained, nodes_off_gpu
 from opau_onnx.serve.memory import SMALLEST, CudaMemory, CudaRuntime, loaded_runtime
 from tests.serve import nets
 from tests.serve.cudart import stub

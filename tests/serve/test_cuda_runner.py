@@ -18,18 +18,18 @@ import pytest
 from onnx import TensorProto, helper
 
 from opau_onnx.errors import LoadError
+from opau_onnx.protocol.errors import RunError
+from opau_onnx.protocol.tensors import DATATYPES, Array, specs
 from opau_onnx.runtime.session import CUDA
 from opau_onnx.serve import cuda, model
 from opau_onnx.serve.batches import Piece, run_batch
-from opau_onnx.serve.captures import Captures
 from opau_onnx.serve.config import ModelSettings
 from opau_onnx.serve.cuda import CudaRunner
-from opau_onnx.serve.failures import RunError
+from opau_onnx.serve.cuda_graphs import Captures
 from opau_onnx.serve.memory import CpuMemory, CudaMemory, CudaRuntime, Memory
 from opau_onnx.serve.model import Prepared, ServedModel, prepare
 from opau_onnx.serve.sessions import Opened
 from opau_onnx.serve.statistics import Statistics
-from opau_onnx.serve.tensors import DATATYPES, Array, specs
 from tests.serve import nets
 from tests.serve.cudart import stub
 from tests.serve.watched import Watched, watch
@@ -349,8 +349,6 @@ def test_warmed_up_and_served_through_the_queue(tmp_path: Path, memory: Memory, 
     assert len({run.thread for run in watched.runs}) == 1
 
 
-def test_rows_that_depend_on_each_other_are_found_out(
-    tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_depend_on_each_other_are_found_out(tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LoadError, match="depends on the other rows"):
         served(nets.mixing(tmp_path / "m.onnx"), memory, monkeypatch, max_batch_size=8)

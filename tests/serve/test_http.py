@@ -15,7 +15,7 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from opau_onnx.serve.tensors import DATATYPES
+from opau_onnx.protocol.tensors import DATATYPES
 from tests.serve.conftest import Run, Running
 from tests.serve.http_client import call, models, simple, tensor
 

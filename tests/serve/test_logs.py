@@ -14,8 +14,8 @@ import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opau_onnx.protocol.errors import UnauthenticatedError
 from opau_onnx.serve import logs
-from opau_onnx.serve.failures import UnauthenticatedError
 
 ours = logging.getLogger("opau_onnx.serve")
 CONTROL = "\x00\n\r\t\x1b[31m\x7f\x85\x9b\u2028\u202e\ud800"

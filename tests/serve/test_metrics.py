@@ -15,9 +15,9 @@ import pytest
 from prometheus_client import Metric, parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
+from opau_onnx.protocol.errors import KINDS, RequestError
 from opau_onnx.serve import metrics
 from opau_onnx.serve.config import check
-from opau_onnx.serve.failures import KINDS, RequestError
 from opau_onnx.serve.service import Request, Service
 from tests.serve import nets
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opau_onnx.serve.failures import DeadlineError, QueueFullError, RunError, UnavailableError
+from opau_onnx.protocol.errors import DeadlineError, QueueFullError, RunError, UnavailableError
+from opau_onnx.protocol.tensors import Array
 from opau_onnx.serve.queueing import Batcher, Ticket
 from opau_onnx.serve.statistics import Statistics
-from opau_onnx.serve.tensors import Array
 
 
 class Doubling:

@@ -16,9 +16,9 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from opau_onnx.errors import DeviceError, LoadError
+from opau_onnx.protocol.errors import RunError, UnavailableError
 from opau_onnx.serve.config import ServerSettings, Settings, check
-from opau_onnx.serve.failures import RunError, UnavailableError
-from opau_onnx.serve.ray import here
+from opau_onnx.serve.ray import engine
 from opau_onnx.serve.ray.calls import SERVICE, Calls
 from opau_onnx.serve.ray.cluster import connected
 from opau_onnx.serve.ray.replica import Health, OneOfManyError, ReplicaService
@@ -125,15 +125,15 @@ def test_a_replica_takes_what_is_reserved_for_it() -> None:
 )
 def test_what_ray_cannot_honour_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(LoadError, match=message):
-        here.check(ServerSettings(**settings), probe=True)
+        engine.check(ServerSettings(**settings), probe=True)
 
 
 def test_a_taken_port_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(LoadError, match=f"port {port}: .*choose another with --grpc-port"):
-            here.check(ServerSettings(http_port=free_port(), grpc_port=port), probe=True)
-        here.check(ServerSettings(http_port=port), probe=False)  # on another cluster's machines
+            engine.check(ServerSettings(http_port=free_port(), grpc_port=port), probe=True)
+        engine.check(ServerSettings(http_port=port), probe=False)  # on another cluster's machines
 
 
 def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,11 +148,11 @@ def free_port() -> int:
 
 
 def test_the_replicas_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(here, "usable_cores", lambda: 4)
+    monkeypatch.setattr(engine, "usable_cores", lambda: 4)
 
     def shares(device: str, replicas: int, gpus: int, *, joined: bool = False) -> tuple[float, float]:
         settings = check({"models": {"a": {"path": "a", "device": device}}, "server": {"drain_timeout_s": 3.0}})
-        found = here.shared_out(settings, replicas, {"CPU": 4.0, "GPU": float(gpus)}, joined=joined)
+        found = engine.shared_out(settings, replicas, {"CPU": 4.0, "GPU": float(gpus)}, joined=joined)
         assert found.settings.server.drain_timeout_s == 3.0
         return found.ray.num_cpus, found.ray.num_gpus
 

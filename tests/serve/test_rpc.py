@@ -18,10 +18,10 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from opau_onnx import __version__
+from opau_onnx.protocol.tensors import DATATYPES
 from opau_onnx.serve import rpc
 from opau_onnx.serve.config import ServerSettings
 from opau_onnx.serve.rpc.codec import CONTENTS
-from opau_onnx.serve.tensors import DATATYPES
 from tests.serve import nets
 from tests.serve.conftest import Run, Running
 from tests.serve.rpc_server import ROW, SERVICE, array, client, fails, message, tensor

@@ -218,9 +218,7 @@ def test_a_cancelled_stream_leaves_the_queue(server: Run) -> None:
     until(lambda: not server.service.pending_bytes)
 
 
-def test_a_client_that_goes_away_does_not_stop_a_load(
-    running: Running, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_goes_away_does_not_stop_a_load(running: Running, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = running({"linear": {"path": folder / "linear.onnx", "load": False}}, http_port=-1)
     entry = server.service.repository.entry("linear")
     go, prepare = threading.Event(), repository.prepare

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
+from opau_onnx.protocol.tensors import DATATYPES
 from opau_onnx.serve.rpc.methods import SERVICE as DESCRIPTION
-from opau_onnx.serve.tensors import DATATYPES
 from tests.serve.conftest import Run, Running
 from tests.serve.rpc_server import SERVICE, array, message, models
 

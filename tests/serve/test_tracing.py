@@ -22,7 +22,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from opau_onnx.errors import LoadError
-from opau_onnx.serve import failures, tracing
+from opau_onnx.protocol import errors
+from opau_onnx.serve import tracing
 from opau_onnx.serve.config import check
 from opau_onnx.serve.service import Answer, Request, Service
 from tests.serve import nets
@@ -47,7 +48,7 @@ def answered(folder: Path, rows: int = 3) -> tuple[Answer, int]:
 
 
 def recorded(
-    outcome: Answer | failures.RequestError,
+    outcome: Answer | errors.RequestError,
     started: int = 0,
     *,
     protocol: Any = "http",
@@ -125,22 +126,22 @@ def test_the_gRPC_method_is_the_protocols() -> None:
 
 
 ERRORS = (
-    failures.InvalidRequestError,
-    failures.UnauthenticatedError,
-    failures.UnknownModelError,
-    failures.TooLargeError,
-    failures.QueueFullError,
-    failures.CancelledError,
-    failures.RunError,
-    failures.UnavailableError,
-    failures.DeadlineError,
-    failures.RequestError,
+    errors.InvalidRequestError,
+    errors.UnauthenticatedError,
+    errors.UnknownModelError,
+    errors.TooLargeError,
+    errors.QueueFullError,
+    errors.CancelledError,
+    errors.RunError,
+    errors.UnavailableError,
+    errors.DeadlineError,
+    errors.RequestError,
 )
 
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_an_error_is_one_span(error: type[failures.RequestError], protocol: str) -> None:
+def test_an_error_is_one_span(error: type[errors.RequestError], protocol: str) -> None:
     (span,) = recorded(error("because"), protocol=protocol, version="2")
     attributes = dict(span.attributes or {})
     assert attributes["opau.error.kind"] == error.kind
@@ -182,30 +183,30 @@ def test_a_client_that_samples_nothing_is_heeded(tmp_path: Path) -> None:
     [b"", b"nonsense", TRACEPARENT.encode()[:-1], b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01", b"\xff\0" * 9, b"00-" * 9999],
 )
 def test_a_malformed_parent_is_none(traceparent: bytes) -> None:
-    (span,) = recorded(failures.RunError("no"), headers={b"traceparent": traceparent, b"tracestate": b"=,=\xff"})
+    (span,) = recorded(errors.RunError("no"), headers={b"traceparent": traceparent, b"tracestate": b"=,=\xff"})
     assert span.parent is None
 
 
 def test_no_version_is_no_attribute() -> None:
-    (span,) = recorded(failures.UnknownModelError("no"))
+    (span,) = recorded(errors.UnknownModelError("no"))
     assert "opau.model.version" not in (span.attributes or {})
 
 
 def test_what_a_client_named_fits_a_collector() -> None:
-    (span,) = recorded(failures.UnknownModelError("no"), model="x" * 100_000, version="\ud800")
+    (span,) = recorded(errors.UnknownModelError("no"), model="x" * 100_000, version="\ud800")
     attributes = dict(span.attributes or {})
     assert attributes["opau.model.name"] == "x" * tracing.LONGEST_NAME
     assert attributes["opau.model.version"] == "?"
 
 
 def test_the_environment_names_the_service_and_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    (span,) = recorded(failures.RunError("no"))
+    (span,) = recorded(errors.RunError("no"))
     assert span.resource.attributes["service.name"] == "opau-serve"
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
-    (span,) = recorded(failures.RunError("no"))
+    (span,) = recorded(errors.RunError("no"))
     assert span.resource.attributes["service.name"] == "mine"
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
-    assert recorded(failures.RunError("no")) == ()
+    assert recorded(errors.RunError("no")) == ()
 
 
 class Collector:
@@ -288,7 +289,7 @@ def test_a_collector_that_is_not_there_holds_nothing_up(collector: Collecting, c
     tracer = tracing.start(gone.url)
     assert tracer is not None
     for _ in range(3):
-        tracer.record("http", {}, "m", "", time.perf_counter_ns(), failures.RunError("no"))
+        tracer.record("http", {}, "m", "", time.perf_counter_ns(), errors.RunError("no"))
     ended(tracer, 0.05)
     assert "the collector did not take them within 0.05 s" in caplog.text
 
@@ -296,7 +297,7 @@ def test_a_collector_that_is_not_there_holds_nothing_up(collector: Collecting, c
 def test_a_collector_that_refuses_is_told_in_the_log(collector: Collecting, caplog: pytest.LogCaptureFixture) -> None:
     tracer = tracing.start(collector(400).url)
     assert tracer is not None
-    tracer.record("http", {}, "m", "", time.perf_counter_ns(), failures.RunError("no"))
+    tracer.record("http", {}, "m", "", time.perf_counter_ns(), errors.RunError("no"))
     tracer.close()
     assert "400" in caplog.text
     assert "given up" not in caplog.text
@@ -308,12 +309,14 @@ def test_an_exporter_that_raises_reaches_no_request(caplog: pytest.LogCaptureFix
             raise RuntimeError("broken exporter")
 
     tracer = tracing.Tracer(Broken())
-    tracer.record("http", {}, "m", "", time.perf_counter_ns(), failures.RunError("no"))
+    tracer.record("http", {}, "m", "", time.perf_counter_ns(), errors.RunError("no"))
     tracer.close()
     assert "broken exporter" in caplog.text
 
 
-@pytest.mark.parametrize("endpoint", ["127.0.0.1:4318", "localhost", "", "ftp://collector", "http://", "http://[::1", "http://a:99999"])
+@pytest.mark.parametrize(
+    "endpoint", ["127.0.0.1:4318", "localhost", "", "ftp://collector", "http://", "http://[::1", "http://a:99999"]
+)
 def test_an_endpoint_that_is_no_address(endpoint: str) -> None:
     with pytest.raises(LoadError, match=r"otlp_endpoint is .*; expected an address like http://127.0.0.1:4318"):
         tracing.start(endpoint)

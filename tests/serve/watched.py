@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from opau_onnx import create_session
-from opau_onnx.serve.tensors import Array
+from opau_onnx.protocol.tensors import Array
 
 
 @dataclass

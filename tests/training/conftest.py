@@ -22,11 +22,11 @@ def idx(array: np.ndarray) -> bytes:
 @pytest.fixture(scope="session")
 def idx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 + 64 random images in the files of MNIST and Fashion-MNIST, not gzipped."""
-    from opau_onnx import data
+    from opau_onnx.io import datasets
 
     folder = tmp_path_factory.mktemp("idx")
     rng = np.random.default_rng(0)
-    for images_name, labels_name in data.FILES.values():
+    for images_name, labels_name in datasets.FILES.values():
         images = rng.integers(0, 256, (64, 28, 28), dtype=np.uint8)
         for name, array in ((images_name, images), (labels_name, (np.arange(64) % 10).astype(np.uint8))):
             (folder / name).with_suffix("").write_bytes(idx(array))
@@ -36,7 +36,7 @@ def idx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both CIFAR sets with 12 random images in each file, in the folders of their archives."""
-    from opau_onnx.cifar import CIFAR
+    from training.cifar import CIFAR
 
     folder = tmp_path_factory.mktemp("cifar")
     rng = np.random.default_rng(0)

@@ -15,9 +15,9 @@ from training.loop import Training, train_epoch
 from training.pixels import Pixels, Shape
 from training.recipes import make_recipe
 
-from opau_onnx import data
+from opau_onnx.core.spec import BASES, FORMS
+from opau_onnx.io import datasets
 from opau_onnx.nn import HP1, OrthogonalPade
-from opau_onnx.spec import BASES, FORMS
 
 SCIPY = {
     "chebyshev": "eval_chebyt", "chebyshev_u": "eval_chebyu", "hermite_e": "eval_hermitenorm", "hermite": "eval_hermite",
@@ -83,7 +83,7 @@ def deep(basis: str, width: int = 8, blocks: int = 8) -> nn.Module:
 def learn(model: nn.Module, **options: Any) -> list[float]:
     """The loss of each epoch of 20 steps on real images."""
     torch.set_num_threads(1)
-    images, labels = data.load_sample()
+    images, labels = datasets.load_sample()
     split = Split(torch.from_numpy(images[:, np.newaxis]), torch.from_numpy(labels))
     recipe = make_recipe("sgd-cosine", mirrored=True, epochs=4, batch_size=50, **options)
     run = Training.begin("deep", model, recipe, Pixels(DATASETS["fashion-mnist"], Shape(1, 28)), split.steps(50))

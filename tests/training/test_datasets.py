@@ -11,8 +11,8 @@ from training import TrainingError
 from training.datasets import DATASETS, read_data
 from training.pixels import Augmentation, Pixels, Shape, shape_for
 
-from opau_onnx import data
 from opau_onnx.errors import LoadError
+from opau_onnx.io import datasets
 
 from .conftest import idx
 
@@ -24,7 +24,7 @@ def test_grey_sets(name: str, idx_folder: Path) -> None:
     found = read_data(name, idx_folder)
     assert (found.train.images.dtype, found.train.images.shape) == (torch.uint8, (64, 1, 28, 28))
     assert found.train.labels.dtype == torch.int64
-    assert set(found.description["sha256"]) == {n.removesuffix(".gz") for names in data.FILES.values() for n in names}
+    assert set(found.description["sha256"]) == {n.removesuffix(".gz") for names in datasets.FILES.values() for n in names}
     assert len(found.notes) == 2
     assert "64 train images were read; the published set has 60,000" in found.notes[0]
     assert not torch.equal(found.train.images, found.test.images)
@@ -61,7 +61,7 @@ def test_refused(name: str, folder: Path | None, message: str) -> None:
 
 
 def test_no_images(idx_folder: Path, tmp_path: Path) -> None:
-    for names in data.FILES.values():
+    for names in datasets.FILES.values():
         for name, shape in zip(names, ((0, 28, 28), (0,)), strict=True):
             (tmp_path / name).with_suffix("").write_bytes(idx(np.zeros(shape, np.uint8)))
     with pytest.raises(LoadError, match="hold no images; expected 60,000"):
@@ -71,21 +71,21 @@ def test_no_images(idx_folder: Path, tmp_path: Path) -> None:
 def test_pixels_of_lenet_are_the_shipped_models_own(idx_folder: Path) -> None:
     found = read_data("fashion-mnist", idx_folder)
     pixels = Pixels(found.kind, shape_for("lenet", found.kind))
-    assert np.array_equal(pixels(found.train.images).numpy(), data.preprocess(found.train.images[:, 0].numpy()))
-    assert str(pixels) == data.PREPROCESSING
+    assert np.array_equal(pixels(found.train.images).numpy(), datasets.preprocess(found.train.images[:, 0].numpy()))
+    assert str(pixels) == datasets.PREPROCESSING
 
 
 def test_grey_images_for_networks_that_take_colours(idx_folder: Path) -> None:
     found = read_data("fashion-mnist", idx_folder)
     pixels = Pixels(found.kind, shape_for("preact_resnet18", found.kind))
-    x, inner = pixels(found.train.images), data.preprocess(found.train.images[:, 0].numpy())[:, 0]
+    x, inner = pixels(found.train.images), datasets.preprocess(found.train.images[:, 0].numpy())[:, 0]
     assert x.shape == (64, 3, 32, 32)
     assert x.is_contiguous()
     for channel in range(3):
         assert np.array_equal(x[:, channel, 2:30, 2:30].numpy(), inner)
     border = x.clone()
     border[:, :, 2:30, 2:30] = x[0, 0, 0, 0]
-    assert (border == np.float32((0 - data.MEAN) / data.STD)).all()
+    assert (border == np.float32((0 - datasets.MEAN) / datasets.STD)).all()
     assert "shape (N, 3, 32, 32); the image in a black frame of 2 pixels; 3 equal channels" in str(pixels)
 
 

@@ -16,7 +16,8 @@ from training.datasets import DATASETS, read_data
 from training.recipes import default_method, make_optimizer, make_recipe, parameter_groups
 from training.run import Options, identity, make_job, run, train
 
-from opau_onnx import data, models
+from opau_onnx import models
+from opau_onnx.io import datasets
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 CARD = json.loads((MODELS / "lenet_hp1_fashion_mnist.json").read_text())
@@ -56,7 +57,7 @@ def test_the_shipped_models_would_come_out_the_same(
     activation: str, idx_folder: Path, tmp_path: Path, console: Console
 ) -> None:
     source = read_data("fashion-mnist", idx_folder)
-    images = torch.from_numpy(data.preprocess(source.train.images[:, 0].numpy()))
+    images = torch.from_numpy(datasets.preprocess(source.train.images[:, 0].numpy()))
     expected = as_it_was(activation, images, source.train.labels, 3, 24, 3e-3).state_dict()
     job = make_job("lenet", activation, source, shipped(epochs=3, batch_size=24))
     found = train(job, source, Options(tmp_path, curves=False), console).model.state_dict()

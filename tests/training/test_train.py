@@ -16,7 +16,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from opau_onnx import checkpoint, data
+from opau_onnx.io import checkpoint, datasets
 
 from .conftest import SCRIPTS, idx
 
@@ -27,7 +27,7 @@ NAMES = ("lenet_relu_fashion_mnist", "lenet_hp1_fashion_mnist")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gzipped")
     rng = np.random.default_rng(0)
-    for images_name, labels_name in data.FILES.values():
+    for images_name, labels_name in datasets.FILES.values():
         images = rng.integers(0, 256, (64, 28, 28), dtype=np.uint8)
         labels = (np.arange(64) % 10).astype(np.uint8)
         for name, array in ((images_name, images), (labels_name, labels)):
@@ -81,18 +81,18 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_writes_checkpoints_and_cards(folder: Path, first: tuple[Path, str]) -> None:
     output, printed = first
     assert sorted(p.name for p in output.iterdir()) == sorted(f"{n}{s}" for n in NAMES for s in (".pt", ".json"))
-    images, _ = data.load_fashion_mnist(folder, "train")
+    images, _ = datasets.load_fashion_mnist(folder, "train")
     for name in NAMES:
         assert f"{name}  epoch 1/1  loss " in printed
         path = output / f"{name}.pt"
         card = json.loads((output / f"{name}.json").read_text())
         assert card["checkpoint"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert card["checkpoint"]["bytes"] == path.stat().st_size < 2_000_000
-        assert card["data"]["sha256"].keys() == {n for names in data.FILES.values() for n in names}
+        assert card["data"]["sha256"].keys() == {n for names in datasets.FILES.values() for n in names}
         assert (card["recipe"]["epochs"], card["recipe"]["seed"], len(card["seconds_per_epoch"])) == (1, 0, 1)
         assert str(folder) not in json.dumps(card)
         model, example = checkpoint.build(torch.load(path, weights_only=True), path)
-        assert np.array_equal(example.numpy(), data.preprocess(images[:2]))
+        assert np.array_equal(example.numpy(), datasets.preprocess(images[:2]))
         assert model(example).shape == (2, 10)
 
 

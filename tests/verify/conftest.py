@@ -1,12 +1,7 @@
+"""The exported files that the tests of compare share."""
+
 from __future__ import annotations
 
-from pathlib import Path
+from tests.compare.conftest import files
 
-import pytest
-
-from tests.verify import nets
-
-
-@pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return nets.files(tmp_path_factory.mktemp("verified"))
+__all__ = ["files"]

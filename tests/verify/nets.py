@@ -54,7 +54,7 @@ def files(folder: Path) -> dict[str, Path]:
     """The exported file, and both collapsed forms of it."""
     exported = folder / "net.onnx"
     assert opau_onnx.export_model(classifier(), exported, pictures(2), validate=False)
-    skip = opau_onnx.Comparing(skip=True)
+    skip = opau_onnx.ValidationConfig(skip=True)
     for form in ("standard", "fused"):
         opau_onnx.collapse_model(exported, folder / f"{form}.onnx", form, comparing=skip)
     return {name: folder / f"{name}.onnx" for name in ("net", "standard", "fused")}

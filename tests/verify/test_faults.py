@@ -42,9 +42,7 @@ def test_no_fault(files: dict[str, Path], name: str) -> None:
     ("tensor", "where", "shown"),
     [("first.numerator", FIRST, "numerator[2]"), ("second.denominator", SECOND, "denominator[0, 2]")],
 )
-def test_a_coefficient_off_by_a_thousandth(
-    files: dict[str, Path], tmp_path: Path, tensor: str, where: str, shown: str
-) -> None:
+def test_a_coefficient_off_by_a_thousandth(files: dict[str, Path], tmp_path: Path, tensor: str, where: str, shown: str) -> None:
     path = nets.changed(files["net"], tmp_path, nets.edited(tensor, nets.off_by_a_thousandth))
     for layerwise in (False, True):
         result = verify(path, layerwise=layerwise)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from opau_onnx import verify_model
-from opau_onnx.samples import Samples
+from opau_onnx.io.samples import Samples
 from opau_onnx.verify import charts, figures
 from opau_onnx.verify.html import render
 from tests.verify import nets

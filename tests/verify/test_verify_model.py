@@ -16,11 +16,11 @@ from torch import nn
 
 import opau_onnx
 from opau_onnx import VerifyResult, verify_model
+from opau_onnx.compare.loop import Run
+from opau_onnx.compare.names import REPORT_SCHEMA, RUNTIMES
 from opau_onnx.errors import LoadError, ValidationError
+from opau_onnx.io.samples import Samples
 from opau_onnx.nn import HP1
-from opau_onnx.samples import Samples
-from opau_onnx.verify.names import REPORT_SCHEMA, RUNTIMES
-from opau_onnx.verify.outputs import Run
 from tests.export import nets as small
 from tests.nn.peer_modules import Rational
 from tests.verify import nets
@@ -132,7 +132,7 @@ def test_agreement_without_labels_is_counted_where_it_is_asked_for(files: dict[s
 
 
 def test_the_worst_sample_is_the_one_that_was_spoilt(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from opau_onnx.verify.runtimes import OrtFunction
+    from opau_onnx.compare.runtimes import OrtFunction
 
     true = OrtFunction.run
     seen = 0
@@ -267,7 +267,7 @@ def test_absorbed_layers_are_not_matched_by_force(tmp_path: Path) -> None:
     model(torch.randn(64, 4, 6))  # statistics
     model, x = model.eval(), small.example(3, 4, 6)
     opau_onnx.export_model(model, tmp_path / "m.onnx", x, validate=False)
-    opau_onnx.collapse_model(tmp_path / "m.onnx", tmp_path / "f.onnx", "fused", comparing=opau_onnx.Comparing(skip=True))
+    opau_onnx.collapse_model(tmp_path / "m.onnx", tmp_path / "f.onnx", "fused", comparing=opau_onnx.ValidationConfig(skip=True))
     result = verify_model(model, tmp_path / "f.onnx", x, layerwise=True, runtimes=FUNCTION)
     assert result.equal, [f.text for f in result.findings]
     (found,) = result.files[0].activations
@@ -358,7 +358,7 @@ def test_the_report(files: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_the_curve_is_the_activation(files: dict[str, Path]) -> None:
-    from opau_onnx import oracle
+    from opau_onnx.core import oracle
 
     result = verify(files["net"])
     for found in result.files[0].activations:

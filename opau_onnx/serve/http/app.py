@@ -15,13 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from opau_onnx.protocol.errors import InvalidRequestError, RequestError, UnauthenticatedError
 from opau_onnx.serve import reports
-from opau_onnx.serve.failures import InvalidRequestError, RequestError, UnauthenticatedError
 from opau_onnx.serve.http.bodies import headers_of, read_body, respond, room
 from opau_onnx.serve.http.infer import Infer
 from opau_onnx.serve.http.messages import Failure
 from opau_onnx.serve.http.openapi import description
-from opau_onnx.serve.observing import Observer
+from opau_onnx.serve.request_log import Observer
 from opau_onnx.serve.security import Token
 from opau_onnx.serve.service import Service
 

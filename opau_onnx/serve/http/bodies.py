@@ -7,7 +7,7 @@ import zlib
 
 from starlette.types import Message, Receive, Scope, Send
 
-from opau_onnx.serve.failures import DeadlineError, InvalidRequestError, TooLargeError
+from opau_onnx.protocol.errors import DeadlineError, InvalidRequestError, TooLargeError
 from opau_onnx.serve.service import Held, Service
 
 Headers = dict[bytes, bytes]

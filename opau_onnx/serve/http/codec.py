@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from opau_onnx.serve.failures import InvalidRequestError
+from opau_onnx.protocol.errors import InvalidRequestError
+from opau_onnx.protocol.parameters import check_supported, timeout_us
+from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec, elements, known, read_binary, write_binary
 from opau_onnx.serve.http.messages import InferenceResponse, InputTensor, OutputTensor, read, write
-from opau_onnx.serve.parameters import check_supported, timeout_us
 from opau_onnx.serve.service import Answer
-from opau_onnx.serve.tensors import DATATYPES, Array, TensorSpec, elements, known, read_binary, write_binary
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from opau_onnx.serve.failures import CancelledError, InvalidRequestError, RequestError
+from opau_onnx.protocol.errors import CancelledError, InvalidRequestError, RequestError
 from opau_onnx.serve.http.bodies import Disconnected, Headers, compressed, headers_of, read_body, respond, room
 from opau_onnx.serve.http.codec import Decoded, decode, decode_raw, encode
-from opau_onnx.serve.observing import Observer
+from opau_onnx.serve.request_log import Observer
 from opau_onnx.serve.service import Answer, Request, Service
 
 HEADER_LENGTH = b"inference-header-content-length"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from opau_onnx.serve.failures import InvalidRequestError
+from opau_onnx.protocol.errors import InvalidRequestError
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Parameters = dict[str, Any]

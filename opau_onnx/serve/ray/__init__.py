@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from opau_onnx.serve.ray.here import serve_here
+from opau_onnx.serve.ray.engine import serve_here
 
 __all__ = ["add_servicer", "app", "serve_here"]
 

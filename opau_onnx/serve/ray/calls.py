@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.serve.failures import RequestError, TooLargeError
+from opau_onnx.protocol.errors import RequestError, TooLargeError
 from opau_onnx.serve.ray.settings import SERVICER
 from opau_onnx.serve.rpc.errors import status
 from opau_onnx.serve.rpc.methods import SERVICE, Methods

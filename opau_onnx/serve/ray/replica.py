@@ -8,22 +8,22 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from opau_onnx.protocol.errors import RequestError, RunError, UnavailableError
 from opau_onnx.serve import logs, security, tracing
 from opau_onnx.serve.config import ModelSettings, Settings, check
-from opau_onnx.serve.failures import RequestError, RunError, UnavailableError
 from opau_onnx.serve.http.app import create_app
 from opau_onnx.serve.model import ServedModel
-from opau_onnx.serve.observing import Observer
 from opau_onnx.serve.ray.calls import Calls, Protocol
 from opau_onnx.serve.ray.settings import on_replica
 from opau_onnx.serve.repository import Entry, Repository
+from opau_onnx.serve.request_log import Observer
 from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.gate import Gate
 from opau_onnx.serve.rpc.infer import Infer
 from opau_onnx.serve.rpc.methods import Methods
 from opau_onnx.serve.server import SWITCH_INTERVAL
 from opau_onnx.serve.service import Service
-from opau_onnx.serve.warming import sample, shapes
+from opau_onnx.serve.warmup import sample, shapes
 
 logger = logging.getLogger("opau_onnx.serve")
 PROBE_S = 10.0

@@ -8,10 +8,10 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.serve.failures import InvalidRequestError
-from opau_onnx.serve.parameters import check_supported, timeout_us
+from opau_onnx.protocol.errors import InvalidRequestError
+from opau_onnx.protocol.parameters import check_supported, timeout_us
+from opau_onnx.protocol.tensors import Array, elements, known, read_binary, write_binary
 from opau_onnx.serve.service import Answer, Request
-from opau_onnx.serve.tensors import Array, elements, known, read_binary, write_binary
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -133,9 +133,7 @@ def _typed(tensor: Any) -> Array:
         raise InvalidRequestError(f"input {name!r} is {kind.name}, and has {others[0]}; expected {field}")
     values = getattr(tensor.contents, field)
     if len(values) != count:
-        raise InvalidRequestError(
-            f"input {name!r} has {len(values)} values in {field}; its shape {shape} has {count}"
-        )
+        raise InvalidRequestError(f"input {name!r} has {len(values)} values in {field}; its shape {shape} has {count}")
     return _converted(name, values, kind.name, kind.numpy).reshape(shape)
 
 

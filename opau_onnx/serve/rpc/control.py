@@ -8,8 +8,8 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
+from opau_onnx.protocol.errors import InvalidRequestError
 from opau_onnx.serve import reports
-from opau_onnx.serve.failures import InvalidRequestError
 from opau_onnx.serve.model import ServedModel
 from opau_onnx.serve.service import Service
 

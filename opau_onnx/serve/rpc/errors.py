@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from opau_onnx.serve.failures import RequestError
+from opau_onnx.protocol.errors import RequestError
 
 logger = logging.getLogger("opau_onnx.serve")
 LONGEST = 4096

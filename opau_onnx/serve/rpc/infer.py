@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.serve.failures import CancelledError, RequestError, UnavailableError
-from opau_onnx.serve.observing import Observer
+from opau_onnx.protocol.errors import CancelledError, RequestError, UnavailableError
+from opau_onnx.serve.request_log import Observer
 from opau_onnx.serve.rpc.codec import decode, encode, parse
 from opau_onnx.serve.rpc.errors import fail, status
 from opau_onnx.serve.rpc.gate import Gate

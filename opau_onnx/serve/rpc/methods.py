@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.serve.failures import RequestError, UnauthenticatedError, UnavailableError
+from opau_onnx.protocol.errors import RequestError, UnauthenticatedError, UnavailableError
 from opau_onnx.serve.rpc.codec import parse
 from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.errors import fail

@@ -11,12 +11,12 @@ import grpc.aio
 from opau_onnx.errors import LoadError
 from opau_onnx.serve import security
 from opau_onnx.serve.config import ServerSettings
-from opau_onnx.serve.listening import check_free
 from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.gate import Gate
 from opau_onnx.serve.rpc.infer import Infer
 from opau_onnx.serve.rpc.methods import Methods
 from opau_onnx.serve.service import Service
+from opau_onnx.serve.sockets import check_free
 
 if TYPE_CHECKING:
     from opau_onnx.serve.tracing import Tracer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from opau_onnx.files import replacing
+from opau_onnx.io.atomic import replacing
 from training.comparison import paper
 from training.comparison.conclusions import conclusions, difference, name, plus_minus
 from training.comparison.figures import BASE, LEVEL, Summary, summaries

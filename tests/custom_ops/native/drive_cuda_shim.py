@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from opau_onnx.spec import Config
+from opau_onnx.core.spec import Config
 from tests.custom_ops.cuda_shim import Kernels
 
 libc = ctypes.CDLL(None)

@@ -1,0 +1,1 @@
+"""Approximations of activations within a tolerance, with proven bounds."""

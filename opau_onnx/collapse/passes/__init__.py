@@ -1,0 +1,1 @@
+"""One pass for each form of a collapsed model."""

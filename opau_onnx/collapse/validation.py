@@ -1,0 +1,145 @@
+"""The collapsed file against PyTorch, or against the file that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from opau_onnx.collapse import files, isolated, lookup_validation
+from opau_onnx.collapse.approximation_check import Agreement, compare_changed
+from opau_onnx.collapse.result import CollapseResult
+from opau_onnx.collapse.summary import summarize
+from opau_onnx.compare.activations import TORCH
+from opau_onnx.compare.originals import compare_original
+from opau_onnx.compare.validation import ToleranceConfig, Validation, validate
+from opau_onnx.errors import ValidationError
+from opau_onnx.export.program import cast_inputs
+from opau_onnx.io.datasets import Split
+from opau_onnx.io.samples import Samples, read_samples
+from opau_onnx.io.source import Source, load
+
+
+@dataclass(frozen=True)
+class Data:
+    """Real inputs of the model.
+
+    Attributes:
+        source: as :func:`opau_onnx.io.samples.read_samples` takes it.
+        calibration: how many of them (of Fashion-MNIST's training images) tell the ranges of the activations' inputs.
+    """
+
+    source: str | Path
+    calibration: int = 512
+
+    def read(self, model: ir.Model, split: Split) -> Samples:
+        """The samples for a model."""
+        found = read_samples(self.source, [str(v.name) for v in model.graph.inputs], split)
+        return found.first(self.calibration) if split == "train" else found
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What to compare the collapsed file with.
+
+    Attributes:
+        reference: the PyTorch model (as :func:`opau_onnx.export_model` takes it); None for the file that is collapsed.
+        input_shapes: of inputs with open axes other than the first, by name; where there is no reference.
+        options: of the comparison.
+        skip: compare nothing.
+        min_agreement: the smallest share of samples that must keep their class where a quantized model is compared with the
+            float one; see :mod:`opau_onnx.collapse.lookup_validation`.
+    """
+
+    reference: Source | str | Path | None = None
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    options: ToleranceConfig = field(default_factory=ToleranceConfig)
+    skip: bool = False
+    min_agreement: float = 0.99
+
+
+def compared(
+    result: CollapseResult, staged: Path, comparing: ValidationConfig, data: Data | None, progress: Callable[[str], None]
+) -> CollapseResult:
+    """The result with what was found; its path says whether the file is rejected."""
+    origin = comparing.reference
+    if origin is not None and not isinstance(origin, Source):
+        progress(f"reading {origin}")
+        origin = load(Path(origin))
+    model = ir.load(staged)
+    inputs = files.example_inputs(model, comparing.input_shapes, comparing.options.seed) if origin is None else origin.inputs
+    progress("comparing")
+    if result.form == "lut":
+        found = _validate_lut(result, model, staged, origin, inputs, comparing, data)
+    elif result.tolerance and data is not None:
+        found, agreements = _validate_changed(result, model, staged, origin, data, comparing.options)
+        result = replace(result, agreements=agreements)
+    else:
+        found = _validate(result, model, staged, origin, inputs, comparing.options)
+    progress("timing")
+    paths = [result.quantized.path] if result.quantized else []
+    before, *between, after = summarize(result.source, staged, cast_inputs(inputs, _dtype(model)), between=paths)
+    requested = result.requested
+    path = requested if found.equal else requested.with_name(f"{requested.stem}.rejected.onnx")
+    return replace(result, path=path, validation=found, before=before, after=after, between=between[0] if between else None)
+
+
+def _validate(
+    result: CollapseResult,
+    model: ir.Model,
+    staged: Path,
+    origin: Source | None,
+    inputs: Sequence[Any],
+    options: ToleranceConfig,
+) -> Validation:
+    activations = [isolated.check(model, r) for r in result.replaced]
+    if origin is None:
+        runtime, reference, outputs = files.compare_files(result.source, staged, inputs, options)
+        return Validation(runtime, reference, activations, outputs)
+    axes = {
+        i: {a: str(d.value) for a, d in enumerate(v.shape or ()) if isinstance(d, ir.SymbolicDim)}
+        for i, v in enumerate(model.graph.inputs)
+    }
+    found = validate(origin.model, staged, inputs, axes, _dtype(model), options)
+    if origin.original is not None:
+        found = compare_original(found, origin.original, staged, inputs, axes, _dtype(model), options)
+    return Validation(found.runtime, found.reference, activations, found.outputs)
+
+
+def _validate_changed(
+    result: CollapseResult, model: ir.Model, staged: Path, origin: Source | None, data: Data, options: ToleranceConfig
+) -> tuple[Validation, list[Agreement]]:
+    activations = [isolated.check(model, r) for r in result.replaced]
+    module = None if origin is None else origin.model
+    outputs, agreements = compare_changed(result.source, staged, data.read(model, "test"), result.tolerance, options, module)
+    import onnxruntime
+
+    runtime = f"onnxruntime {onnxruntime.__version__}, CPU"
+    reference = f"the original file, {runtime}" if origin is None else f"PyTorch {torch.__version__}, CPU"
+    return Validation(runtime, reference, activations, outputs), agreements
+
+
+def _validate_lut(
+    result: CollapseResult, model: ir.Model, staged: Path, origin: Source | None, inputs: Sequence[Any],
+    comparing: ValidationConfig, data: Data | None,
+) -> Validation:  # fmt: skip
+    made = result.quantized
+    plain = origin.model if origin is not None else made.source if made else None
+    return lookup_validation.validate(
+        result.replaced, made.path if made else result.source, staged, inputs, comparing.options,
+        samples=None if data is None else data.read(model, "test"),
+        exact=None if plain is None else lookup_validation.Float(plain, comparing.min_agreement),
+    )  # fmt: skip
+
+
+def _dtype(model: ir.Model) -> torch.dtype:
+    """Of the file's weights."""
+    name = model.metadata_props.get("opau.dtype")
+    kinds = {str(kind).removeprefix("torch."): kind for kind in TORCH.values()}
+    if name is not None and name not in kinds:
+        raise ValidationError(f"the file says that it holds {name!r}; expected one of {', '.join(kinds)}")
+    return kinds[name or "float32"]

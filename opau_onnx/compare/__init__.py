@@ -1,0 +1,1 @@
+"""Comparison of runtimes: tensors, tolerances, input grids, references and the runtimes themselves."""

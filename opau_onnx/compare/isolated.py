@@ -1,0 +1,210 @@
+"""Each activation of a file by itself, in every runtime that ran the file: cut out, fed, and held against the torch module.
+
+What happens before it does not count. The tolerance is the proven one of :mod:`opau_onnx.compare.activations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from opau_onnx.compare.activations import DENSE, LARGEST, WELL_CONDITIONED, grid, shaped, tolerance
+from opau_onnx.compare.hooks import Call, serialized
+from opau_onnx.compare.tensors import Comparison, compare
+from opau_onnx.core import oracle
+from opau_onnx.core.spec import Config
+from opau_onnx.errors import ValidationError
+from opau_onnx.graph.lookup import Site
+from opau_onnx.nn import OrthogonalPade
+
+Opener = Callable[[bytes], Any]
+"""Makes a runtime of a model."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """The function that a file's activation has to be.
+
+    Attributes:
+        config: what the torch module computes.
+        numerator, denominator: its coefficients in the dtype in which the file computes.
+        kind: name of the file's dtype.
+    """
+
+    config: Config
+    numerator: Tensor
+    denominator: Tensor
+    kind: str
+
+    @staticmethod
+    def of(call: Call, kind: str) -> Function:
+        """Of a call's module."""
+        wide = torch.float64 if kind == "float64" else torch.float32
+        return Function(call.config, call.numerator.to(wide), call.denominator.to(wide), kind)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of inputs and outputs."""
+        found: torch.dtype = getattr(torch, self.kind)
+        return found
+
+    def torch(self, x: Tensor) -> Any:
+        """PyTorch's values, as float64."""
+        module = OrthogonalPade.from_coefficients(self.numerator, self.denominator, self.config, dtype=self.numerator.dtype)
+        with torch.no_grad():
+            return module(x).double().numpy()
+
+    def oracle(self, x: Tensor) -> oracle.Evaluation:
+        """The exact values and what rounding may change."""
+        c, d = (v.double().numpy() for v in (self.numerator, self.denominator))
+        return oracle.evaluate(self.config, x.double().numpy(), c, d)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One activation in one runtime.
+
+    Attributes:
+        comparison: None where it could not be run alone.
+        input: that of the comparison's worst element.
+        nan_kept: whether NaN gave NaN; None where none was fed.
+        nan_counts: whether that is part of the verdict.
+        why: it could not be run.
+        values: what the runtime gave.
+    """
+
+    comparison: Comparison | None
+    input: float = float("nan")
+    nan_kept: bool | None = None
+    nan_counts: bool = True
+    why: str = ""
+    values: Any = None
+
+    @property
+    def equal(self) -> bool:
+        """The verdict; what could not be run is not judged."""
+        return (self.comparison is None or self.comparison.equal) and not (self.nan_counts and self.nan_kept is False)
+
+    @property
+    def needs(self) -> float:
+        """The share of the tolerance that is used."""
+        return self.comparison.tolerance_needed if self.comparison else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "comparison": self.comparison.as_dict() if self.comparison else None,
+            "input": self.input,
+            "nan_kept": self.nan_kept,
+            "equal": self.equal if self.comparison else None,
+            "why": self.why,
+        }
+
+
+def cut(model: ir.Model, site: Site, shape: Sequence[int]) -> bytes:
+    """The part of a model that computes one activation, for an input of this shape.
+
+    Raises:
+        ValidationError: it depends on more than its input.
+    """
+    assert site.x is not None
+    assert site.y is not None
+    try:
+        graph = ir.convenience.extract(model.graph, [site.x], [site.y])
+    except ValueError:
+        raise ValidationError("its result depends on more than its input and constants") from None
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None  # those were of the whole model's shapes
+    graph.inputs[0].shape = ir.Shape(tuple(shape))
+    graph.outputs[0].shape, graph.outputs[0].type = None, graph.outputs[0].type or graph.inputs[0].type
+    return serialized(ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values())))
+
+
+def channels(function: Function, shape: Sequence[int]) -> int:
+    """How many of them see each input; 1 where all share their coefficients."""
+    return 1 if function.config.groups == 1 else int(shape[function.config.axis])
+
+
+def inputs(function: Function, shape: Sequence[int], first: Tensor) -> Tensor:
+    """``first`` and the hard grid of :func:`opau_onnx.compare.activations.grid`, in a shape that fits the real one.
+
+    Raises:
+        ValidationError: no shape can hold them for every channel.
+    """
+    config, rank = function.config, len(shape)
+    room = max(LARGEST // channels(function, shape) - first.numel(), 1)
+    hard = grid(function.dtype)
+    values = torch.cat([first.to(function.dtype), hard[:: -(-hard.numel() // room)]])
+    if config.groups == 1:
+        return values
+    if rank == 1:
+        raise ValidationError("its coefficients differ along its only axis")
+    axis = config.axis % rank
+    like = replace(config, axis=axis - rank if axis else 0)
+    return shaped(like, values, channels=shape[axis], axes=rank - 1)
+
+
+def alone(
+    name: str, function: Function, model: ir.Model, site: Site, x: Tensor, openers: Mapping[str, Opener], *, loose: bool
+) -> dict[str, Alone]:
+    """Run one activation in each runtime and compare it with PyTorch's.
+
+    Args:
+        name: for the report.
+        function: what it has to be.
+        model, site: the file and the place in it.
+        x: of the file's dtype.
+        openers: runtime -> what makes one.
+        loose: an activation that was approximated on purpose may differ by as much as the file says.
+    """
+    expected, exact = function.torch(x), function.oracle(x)
+    limit = tolerance(exact, function.kind) + (_slack(site, x) if loose else 0.0)
+    try:
+        part = cut(model, site, x.shape)
+    except ValidationError as error:
+        return {key: Alone(None, why=str(error)) for key in openers}
+    found = {}
+    for key, opener in openers.items():
+        try:
+            runtime = opener(part)
+            try:
+                (values,) = runtime.run([x])
+            finally:
+                runtime.close()
+        except ValidationError as error:
+            found[key] = Alone(None, why=str(error))
+            continue
+        got = np.asarray(values, dtype=np.float64)
+        found[key] = _judged(name, function, x, expected, exact.condition, limit, got, runtime.keeps_nan)
+    return found
+
+
+def _slack(site: Site, x: Tensor) -> Any:
+    """What was given up on purpose; beyond its range a file promises nothing."""
+    said = site.approximation
+    if said is None:
+        return 0.0
+    wide = x.double().numpy()
+    return np.where((wide >= said.low) & (wide <= said.high), said.tolerance, np.inf)
+
+
+def _judged(
+    name: str, function: Function, x: Tensor, expected: Any, condition: Any, limit: Any, values: Any, nan_counts: bool
+) -> Alone:
+    wide = x.double().numpy()
+    nan = np.isnan(wide)
+    kept = bool(np.isnan(values[nan]).all()) if nan.any() and values.shape == wide.shape else None
+    got = np.where(nan, expected, values) if values.shape == wide.shape else values  # judged apart
+    comparison = compare(
+        f"{name} on {x.numel():,} inputs", expected, got, function.kind, atol=limit,
+        usual=np.abs(wide) <= DENSE, well_conditioned=condition < WELL_CONDITIONED,
+    )  # fmt: skip
+    at = float(wide[comparison.worst_index]) if comparison.worst_index or wide.ndim == 0 else float("nan")
+    return Alone(comparison, at, kept, nan_counts, "", values)

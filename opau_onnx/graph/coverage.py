@@ -1,0 +1,67 @@
+"""What the op library has to cover in an ONNX model, read without onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from opau_onnx.core.spec import DOMAIN, OP_TYPE, OP_TYPES, OPSET_VERSION
+from opau_onnx.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What was found.
+
+    Attributes:
+        nodes: names of the OPAU nodes, those in branches and in functions too.
+        version: the version of our domain that the model imports, None where it does not.
+        bodies: whether the model carries a function for them.
+        external: whether weights are in other files.
+    """
+
+    nodes: tuple[str, ...]
+    version: int | None
+    bodies: bool
+    external: bool = False
+
+    def uncovered(self) -> str | None:
+        """Why the library must not be registered for this model; None where it may be."""
+        if not self.nodes:
+            return f"the model has no {DOMAIN}::{OP_TYPE} node"
+        if self.version is not None and self.version > OPSET_VERSION:
+            return f"the model uses version {self.version} of {DOMAIN}; the library has version {OPSET_VERSION}"
+        return None
+
+
+def read(model: Path | bytes | onnx.ModelProto) -> Contents:
+    """Look into a model; weights in other files are not read.
+
+    Raises:
+        SpecError: it is not an ONNX model.
+        OSError: the file cannot be read.
+    """
+    if not isinstance(model, onnx.ModelProto):
+        content = model if isinstance(model, bytes) else model.read_bytes()
+        try:
+            model = onnx.load_model_from_string(content)
+        except Exception as error:  # protobuf's own types
+            raise SpecError(f"this is not an ONNX model: {type(error).__name__}: {error}") from None
+    functions = [f for f in model.functions if f.domain == DOMAIN and f.name in OP_TYPES]
+    others = [node for f in model.functions if f not in functions for node in f.node]
+    versions = [entry.version for entry in model.opset_import if entry.domain == DOMAIN]
+    every = _all((*model.graph.node, *others))
+    found = tuple(node.name for node in every if node.domain == DOMAIN and node.op_type in OP_TYPES)
+    external = any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
+    return Contents(found, versions[0] if versions else None, bool(functions), external)
+
+
+def _all(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _all(graph.node)

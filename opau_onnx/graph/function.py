@@ -1,0 +1,194 @@
+"""The ONNX function body of one configuration, built by onnxscript from :mod:`opau_onnx.core.evaluation`.
+
+One op name; each configuration in a model has a body of its own, told apart by the ``overload`` field (ONNX IR 10). The body
+is written for the target opset, since onnxruntime inlines it with the model's. It computes in the dtype of the coefficients
+(float32, or float64 in a float64 model) whatever X's dtype is, and is right for X of any rank, empty ones included.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxscript
+
+from opau_onnx.core import evaluation
+from opau_onnx.core.spec import DOMAIN, OP_TYPE, Config
+
+ATTRIBUTES = ("basis", "form", "degrees", "groups", "axis")
+"""Written on every node: a kernel cannot read a function's defaults."""
+
+
+def overload(config: Config) -> str:
+    """The name that tells the body of ``config`` from the others, e.g. "hermite_e-abs_terms-5-4"."""
+    name = f"{config.basis}-{config.form}-{config.degrees[0]}-{config.degrees[1]}"
+    return name if config.groups == 1 else f"{name}-groups{config.groups}-axis{config.axis}"
+
+
+def attributes(config: Config) -> dict[str, Any]:
+    """The attributes of a node of this configuration."""
+    return {
+        "basis": config.basis,
+        "form": config.form,
+        "degrees": list(config.degrees),
+        "groups": config.groups,
+        "axis": config.axis,
+    }
+
+
+def read_config(node: ir.Node) -> Config:
+    """The configuration of a node.
+
+    Raises:
+        SpecError: attributes that the definition does not allow.
+    """
+    values = node.attributes
+    degrees = tuple(values["degrees"].as_ints())
+    return Config(
+        values["basis"].as_string(),
+        values["form"].as_string(),
+        (degrees[0], degrees[1]),
+        values["groups"].as_int(),
+        values["axis"].as_int(),
+    )
+
+
+def opau_nodes(model: ir.Model) -> list[ir.Node]:
+    """The activation's nodes, in the order of the graph, those in subgraphs included."""
+    return [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type == OP_TYPE]
+
+
+def build(config: Config, opset: int) -> ir.Function:
+    """The function for one configuration: (X, numerator, denominator) -> Y."""
+    function = onnxscript.build_function(
+        lambda op, x, numerator, denominator: _Body(op, config, numerator, denominator).result(x),
+        [ir.Value(name=name) for name in ("X", "numerator", "denominator")],
+        domain=DOMAIN,
+        name=OP_TYPE,
+        attributes={
+            name: ir.Attr(name, kind, None)
+            for name, kind in zip(
+                ATTRIBUTES,
+                (ir.AttributeType.STRING, ir.AttributeType.STRING, ir.AttributeType.INTS, ir.AttributeType.INT,
+                 ir.AttributeType.INT),
+                strict=True,
+            )
+        },
+        opset_imports={"": opset},
+    )  # fmt: skip
+    function.overload = overload(config)
+    function.outputs[0].name = "Y"
+    form = config.denominator_form
+    function.doc_string = f"{config}: sum_i c_i f_i(X) / ({form.formula}), elementwise"
+    return function
+
+
+class _Value:
+    """An ir.Value with the operators that the formula uses."""
+
+    def __init__(self, body: _Body, value: ir.Value) -> None:
+        self.body, self.value = body, value
+
+    def __add__(self, other: Any) -> _Value:
+        return self.body.call("Add", self, other)
+
+    def __sub__(self, other: Any) -> _Value:
+        return self.body.call("Sub", self, other)
+
+    def __mul__(self, other: Any) -> _Value:
+        return self.body.call("Mul", self, other)
+
+
+class _Body:
+    """Writes the nodes of one body; also the :class:`opau_onnx.core.evaluation.Ops` of its values."""
+
+    def __init__(self, op: Any, config: Config, numerator: ir.Value, denominator: ir.Value) -> None:
+        self.op, self.config = op, config
+        self.numerator, self.denominator = numerator, denominator
+        self.constants: dict[float, ir.Value] = {}
+
+    def constant(self, value: float) -> ir.Value:
+        """A scalar of the coefficients' dtype. float64 and CastLike keep it exact there and survive fp16 converters."""
+        if value not in self.constants:
+            stored = self.op.Constant(value=ir.tensor(np.float64(value)))
+            self.constants[value] = self.op.CastLike(stored, self.numerator)
+        return self.constants[value]
+
+    def call(self, op_type: str, *operands: Any) -> _Value:
+        plain = [o.value if isinstance(o, _Value) else self.constant(o) for o in operands]
+        return _Value(self, getattr(self.op, op_type)(*plain))
+
+    def abs(self, x: Any) -> _Value:
+        return self.call("Abs", x)
+
+    def maximum(self, x: Any, y: Any) -> _Value:
+        return self.call("Max", x, y)
+
+    def clamp(self, x: Any, low: float, high: float) -> _Value:
+        return self.call("Clip", x, low, high)
+
+    def divide(self, x: Any, y: Any) -> _Value:
+        return self.call("Div", x, y)
+
+    def multiply_add(self, total: Any, x: Any, y: Any) -> _Value:
+        product: _Value = x * y
+        return total + product if isinstance(total, _Value) else product + total
+
+    def ints(self, values: int | list[int]) -> ir.Value:
+        return self.op.Constant(value=ir.tensor(np.asarray(values, dtype=np.int64)))
+
+    def result(self, x: ir.Value) -> ir.Value:
+        config = self.config
+        wide = self.op.CastLike(x, self.numerator)
+        grouped = _Value(self, self._group(wide) if config.groups > 1 else wide)
+        coefficients = self._coefficients()
+        if config.top:
+            rows = evaluation.scaled_basis(self, config, grouped, coefficients.beyond)
+        else:
+            rows = evaluation.constant_rows(self, grouped)
+        y = evaluation.rational(self, config, rows, coefficients).value
+        if config.groups > 1:
+            y = self.op.Reshape(y, self.op.Shape(x), allowzero=1)
+        return self.op.CastLike(y, x)
+
+    def _group(self, x: ir.Value) -> ir.Value:
+        """x as (outer, groups, inner). The sizes are computed, not -1: that could not tell them in an empty tensor."""
+        flat = self.op.Flatten(x, axis=self.config.axis)
+        groups = self.ints([self.config.groups])
+        outer, rest = self.op.Shape(flat, start=0, end=1), self.op.Shape(flat, start=1, end=2)
+        return self.op.Reshape(flat, self.op.Concat(outer, groups, self.op.Div(rest, groups), axis=0), allowzero=1)
+
+    def _columns(self, values: ir.Value, indices: range) -> list[_Value]:
+        """Column i as a scalar; with groups as (1,) or (groups, 1), which broadcast over (outer, groups, inner)."""
+        shared = self.config.groups == 1
+        return [
+            _Value(self, self.op.Gather(values, self.ints(i if shared else [i]), axis=0 if shared else -1)) for i in indices
+        ]
+
+    def _coefficients(self) -> evaluation.Coefficients:
+        config = self.config
+        denominator = self.denominator
+        if config.denominator_form.absolute == "terms" and config.denominator_size:
+            denominator = self.op.Abs(denominator)
+        beyond = self._columns(self._beyond(), range(1, config.top + 1)) if config.top else []
+        return evaluation.Coefficients(
+            self._columns(self.numerator, range(config.numerator_size)),
+            self._columns(denominator, range(config.denominator_size)),
+            beyond,
+        )
+
+    def _beyond(self) -> ir.Value:
+        """Per degree, 1 where all coefficients of this degree and above are zero: see :mod:`opau_onnx.core.evaluation`."""
+        config, first = self.config, self.config.denominator_form.first
+        size = self._padded(self.op.Abs(self.numerator), 0, config.top - config.degrees[0])
+        if config.denominator_size:
+            below = self._padded(self.op.Abs(self.denominator), first, config.top - config.degrees[1])
+            size = self.op.Add(size, below)
+        tail = self.op.CumSum(size, self.ints(-1), reverse=1)
+        return self.op.CastLike(self.op.Equal(tail, self.constant(0.0)), self.numerator)
+
+    def _padded(self, values: ir.Value, before: int, after: int) -> ir.Value:
+        if not before and not after:
+            return values
+        return self.op.Pad(values, self.ints([before, after]), self.constant(0.0), self.ints([-1]))

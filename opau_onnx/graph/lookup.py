@@ -1,0 +1,158 @@
+"""Where an ONNX file computes each activation, by the names that the exporter recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from opau_onnx.collapse.api import METADATA
+from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
+from opau_onnx.errors import SpecError
+from opau_onnx.export.conversion import MODULE
+from opau_onnx.graph.function import read_config
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """What a file says of an activation that was approximated on purpose: its largest error on a range of inputs."""
+
+    tolerance: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"approximated on purpose, by up to {self.tolerance:g} for inputs from {self.low:.4g} to {self.high:.4g}"
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One activation in a file.
+
+    Attributes:
+        node: its name; of a collapsed one the name that it had.
+        module: the torch module that it says it comes from.
+        kind: "learned", "fused" (fixed coefficients, one node) or "operators" (standard ones).
+        config: what the node says it computes; None where its attributes say nothing that can be read.
+        x, y: what the module takes and gives; None where the file does not hold it, for the reason in ``why``.
+        why: what cannot be matched, and why; "" where all can.
+        coefficients: the inputs that hold them, where they are inputs.
+        approximation: what opau-collapse --tolerance said; None for a file that is exact up to rounding.
+    """
+
+    node: str
+    module: str
+    kind: str
+    config: Config | None
+    x: ir.Value | None
+    y: ir.Value | None
+    why: str = ""
+    coefficients: tuple[ir.Value, ...] = ()
+    approximation: Approximation | None = None
+
+
+def find_sites(model: ir.Model) -> list[Site]:
+    """The activations in the order of the graph; those in branches and loops come last, without values."""
+    records = {str(r.get("node")): r for r in _records(model)}
+    found: list[Site] = []
+    groups: dict[str, list[ir.Node]] = {}
+    for node in model.graph:
+        if node.domain == DOMAIN and node.op_type in OP_TYPES:
+            found.append(_one_node(node, records.get(str(node.name), {})))
+        elif MODULE in node.metadata_props:
+            name = str(node.name).rpartition("/")[0]
+            if name in records:
+                if name not in groups:
+                    found.append(Site(name, "", "operators", None, None, None))  # keeps its place
+                groups.setdefault(name, []).append(node)
+    found = [s if s.node not in groups else _operators(groups[s.node], records[s.node]) for s in found]
+    inner = [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type in OP_TYPES and n.graph is not model.graph]
+    found += [_inside(node) for node in inner]
+    nameless = [records[name] for name in records if name not in {s.node for s in found}]
+    return found + [_nameless(record) for record in nameless]
+
+
+def collapsed_form(model: ir.Model) -> str | None:
+    """The form that opau-collapse gave the file, if it did."""
+    text = model.metadata_props.get(METADATA)
+    content = _json(text) if text else None
+    return str(content.get("form")) if isinstance(content, dict) else None
+
+
+def _records(model: ir.Model) -> list[dict[str, Any]]:
+    content = _json(model.metadata_props.get(METADATA, ""))
+    found = content.get("activations") if isinstance(content, dict) else None
+    return [r for r in found if isinstance(r, dict)] if isinstance(found, list) else []
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _config(node: ir.Node) -> Config | None:
+    try:
+        return read_config(node)
+    except (SpecError, KeyError, TypeError, ValueError, IndexError):
+        return None
+
+
+def _one_node(node: ir.Node, record: dict[str, Any]) -> Site:
+    kind = "fused" if node.op_type == FIXED_OP_TYPE else "learned"
+    x, y, why = _around(node.inputs[0], node.outputs[0], record)
+    coefficients = tuple(v for v in node.inputs[1:3] if v is not None)
+    return Site(str(node.name), node.metadata_props.get(MODULE, ""), kind, _config(node), x, y, why, coefficients)
+
+
+def _around(x: ir.Value | None, y: ir.Value | None, record: dict[str, Any]) -> tuple[ir.Value | None, ir.Value | None, str]:
+    """What was absorbed changed what the node takes or gives."""
+    absorbed = [str(name) for name in record.get("absorbed") or ()]
+    if not absorbed:
+        return x, y, ""
+    # A Mul may have stood before the activation or after it.
+    return None, None if "Mul" in absorbed else y, f"it holds the {' and the '.join(absorbed)} around it too"
+
+
+def _operators(nodes: list[ir.Node], record: dict[str, Any]) -> Site:
+    name, module = str(record.get("node")), nodes[0].metadata_props.get(MODULE, "")
+    inside = set(nodes)
+    entries = _distinct(
+        v for n in nodes for v in n.inputs if v is not None and v.producer() not in inside and v.const_value is None
+    )
+    results = _distinct(
+        v for n in nodes for v in n.outputs if v.is_graph_output() or any(use.node not in inside for use in v.uses())
+    )
+    if len(entries) != 1 or len(results) != 1:
+        why = f"its operators have {len(entries)} inputs and {len(results)} results; expected one each"
+        return Site(name, module, "operators", None, None, None, why)
+    x, y, why = _around(entries[0], results[0], record)
+    return Site(name, module, "operators", None, x, y, why, approximation=_approximation(record))
+
+
+def _approximation(record: dict[str, Any]) -> Approximation | None:
+    said = record.get("approximation")
+    try:
+        low, high = (float(v) for v in said["range"])  # type: ignore[index]
+        return Approximation(float(said["tolerance"]), low, high)  # type: ignore[index]
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def _nameless(record: dict[str, Any]) -> Site:
+    why = "no operator in the file bears its name, so it cannot be looked at"
+    return Site(str(record.get("node")), str(record.get("module", "")), "operators", None, None, None, why)
+
+
+def _inside(node: ir.Node) -> Site:
+    why = "it stands in a branch or loop, where no value can be looked at"
+    kind = "fused" if node.op_type == FIXED_OP_TYPE else "learned"
+    return Site(str(node.name), node.metadata_props.get(MODULE, ""), kind, _config(node), None, None, why)
+
+
+def _distinct(values: Iterable[ir.Value]) -> list[ir.Value]:
+    return list(dict.fromkeys(values))

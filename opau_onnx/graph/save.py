@@ -1,0 +1,100 @@
+"""Writing the ONNX file: metadata, checks, external data; whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxscript
+import torch
+
+from opau_onnx._version import __version__
+from opau_onnx.errors import ExportError
+from opau_onnx.export.conversion import describe
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Files with more bytes of weights than this need external data: protobuf ends at 2 GiB."""
+
+
+def add_metadata(model: ir.Model, source_kind: str, source_sha256: str | None, dtype: str) -> None:
+    """Say in the file what it is and what made it; nothing of the machine."""
+    model.producer_name, model.producer_version = "opau_onnx", __version__
+    model.metadata_props.update(
+        {
+            "opau.activations": json.dumps(describe(model), sort_keys=True),
+            "opau.dtype": dtype,
+            "opau.source": source_kind,
+            "opau.source.sha256": source_sha256 or "none (a module in memory)",
+            "opau.versions": json.dumps(
+                {
+                    "onnx": onnx.__version__,
+                    "onnx_ir": ir.__version__,
+                    "onnxscript": onnxscript.__version__,
+                    "opau_onnx": __version__,
+                    "torch": torch.__version__.partition("+")[0],
+                },
+                sort_keys=True,
+            ),
+        }
+    )
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers."""
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+def save(model: ir.Model, path: Path, *, external: bool) -> None:
+    """Write ``path`` and, with ``external``, ``path`` + ".data" beside it; then run onnx's checker on the file.
+
+    Raises:
+        ExportError: the checker or the full shape inference refuses the model.
+    """
+    if external:
+        ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=1024)
+    else:
+        path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:
+        hint = ""
+        if "bfloat16" in str(error):
+            hint = " (older opsets know bfloat16 for few operators; try --opset 22 or newer)"
+        raise ExportError(f"the exported model does not pass onnx's checker{hint}: {error}") from error
+
+
+@contextmanager
+def staging(output: Path) -> Iterator[Path]:
+    """A folder beside ``output`` that vanishes in the end, for files that are moved out of it when they are good.
+
+    Raises:
+        ExportError: the folder of ``output`` does not exist or cannot be written.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise ExportError(f"cannot write {output}: {error.strerror or error}") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(staged: Path, output: Path) -> None:
+    """Move the staged file, and its data before it, to where the user wants it."""
+    data = staged.with_name(f"{staged.name}.data")
+    if data.exists():
+        data.replace(output.with_name(data.name))
+    staged.replace(output)
+
+
+def report_text(content: dict[str, Any]) -> str:
+    """A report as JSON text."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"

@@ -1,0 +1,1 @@
+"""Files in and out: models, checkpoints, exported programs, samples, data sets, and atomic writes."""

@@ -1,1 +1,0 @@
-"""Comparing an ONNX file with the PyTorch model that it came from."""

@@ -1,0 +1,141 @@
+"""Before a model serves: its batches are run once, and it is found out whether its rows may be batched at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from opau_onnx.errors import LoadError
+from opau_onnx.protocol.tensors import Array, TensorSpec
+from opau_onnx.serve.batches import Runner
+from opau_onnx.serve.config import DEFAULT_MAX_BATCH_SIZE, ModelSettings
+from opau_onnx.serve.sessions import Opened
+
+TOLERANCES = {"FP64": 1e-9, "FP32": 1e-3, "FP16": 2e-2, "BF16": 5e-2}
+"""Of a row alone against the same row among others, relative to the largest output: far above rounding, far below what a scale
+that was computed over the whole batch does."""
+
+
+def batch_size(settings: ModelSettings, opened: Opened) -> tuple[int, str]:
+    """(largest batch, 0 for none; why there is none).
+
+    Raises:
+        LoadError: a size was asked for and the model's axes don't allow it.
+    """
+    if settings.max_batch_size == 0:
+        return 0, "max_batch_size is 0"
+    why = _fixed(opened)
+    if why is None:
+        return settings.max_batch_size or DEFAULT_MAX_BATCH_SIZE, ""
+    if settings.max_batch_size is not None:
+        raise LoadError(
+            f"max_batch_size is {settings.max_batch_size}, but {why}; export {settings.path} with a dynamic batch, "
+            "or set it to 0"
+        )
+    return 0, why
+
+
+def _fixed(opened: Opened) -> str | None:
+    """Why requests cannot be put below each other, from the graph's axes."""
+    for spec in (*opened.inputs, *opened.outputs):
+        if opened.symbols[spec.name] is None:
+            return f"the first axis of {spec.name} ({list(spec.shape)}) is fixed"
+    names = {opened.symbols[spec.name] for spec in opened.inputs}
+    if len(names) > 1:
+        return f"the first axes of the inputs have different names: {', '.join(sorted(map(str, names)))}"
+    return "the model has no inputs" if not opened.inputs else None
+
+
+def buckets(settings: ModelSettings, largest: int) -> tuple[int, ...]:
+    """Row counts to warm up: those that were asked for, else powers of 2, and always the largest.
+
+    Raises:
+        LoadError: one is larger than the largest batch.
+    """
+    if not largest:
+        return ()
+    asked = settings.buckets or tuple(2**i for i in range(largest.bit_length()))
+    if max(asked) > largest:
+        raise LoadError(f"buckets has {max(asked)}, which is more than max_batch_size, {largest}")
+    return tuple(sorted({*asked, largest}))
+
+
+def shapes(settings: ModelSettings, inputs: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of one row, the batch axis first; None where an axis is open and no size was given.
+
+    Raises:
+        LoadError: input_shapes names an input that is not there, or does not fit.
+    """
+    known = {spec.name: spec for spec in inputs}
+    for name, given in settings.input_shapes.items():
+        if name not in known:
+            raise LoadError(f"input_shapes has {name!r}; the model's inputs are {', '.join(known)}")
+        if not known[name].fits(given):
+            raise LoadError(f"input_shapes has {list(given)} for {known[name]}")
+    found = {spec.name: settings.input_shapes.get(spec.name) or _one_row(spec.shape) for spec in inputs}
+    return None if any(size < 0 for shape in found.values() for size in shape) else found
+
+
+def _one_row(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1, *shape[1:]) if shape[:1] == (-1,) else shape
+
+
+def sample(inputs: Sequence[TensorSpec], row: dict[str, tuple[int, ...]], rows: int | None) -> dict[str, Array]:
+    """Inputs that any model takes: small normal numbers, zeros where they are integers (they may be indices)."""
+    generator = np.random.default_rng(0)
+    found = {}
+    for spec in inputs:
+        shape = row[spec.name] if rows is None else (rows, *row[spec.name][1:])
+        if spec.datatype in TOLERANCES:
+            found[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
+        else:
+            found[spec.name] = np.zeros(shape, spec.dtype)
+    return found
+
+
+def warm(
+    runners: Iterable[Runner],
+    inputs: Sequence[TensorSpec],
+    row: dict[str, tuple[int, ...]],
+    buckets: Sequence[int],
+    stop: threading.Event | None,
+) -> None:
+    """Run every bucket, or the shapes as they are without any, once by each runner.
+
+    Raises:
+        LoadError: it was stopped.
+    """
+    for runner in dict.fromkeys(runners):
+        for rows in buckets or (None,):
+            if stop is not None and stop.is_set():
+                raise LoadError("stopped before every batch size had been run")
+            runner.run(sample(inputs, row, rows))
+
+
+def mixed(runner: Runner, opened: Opened, row: dict[str, tuple[int, ...]], limit: int) -> str | None:
+    """Why the model must not be batched: a row's result depends on the other rows; None where it does not."""
+    rows = min(3, limit)
+    whole = sample(opened.inputs, row, rows)
+    together = runner.run(whole)
+    for i in range(rows):
+        alone = runner.run({name: array[i : i + 1] for name, array in whole.items()})
+        for spec in opened.outputs:
+            why = _different(spec, together[spec.name], alone[spec.name], i, rows)
+            if why:
+                return why
+    return None
+
+
+def _different(spec: TensorSpec, together: Array, alone: Array, i: int, rows: int) -> str | None:
+    if len(together) != rows or len(alone) != 1:
+        return f"output {spec.name!r} has {len(together)} rows for {rows} rows of input"
+    wide = np.float64 if spec.datatype in TOLERANCES else spec.dtype
+    a, b = together[i].astype(wide), alone[0].astype(wide)
+    if a.shape != b.shape:
+        return f"output {spec.name!r} of a row has another shape among other rows"
+    bound = TOLERANCES.get(spec.datatype, 0.0) * float(np.max(np.abs(together.astype(np.float64)), initial=0.0))
+    if not np.allclose(a, b, rtol=0.0, atol=bound, equal_nan=True):
+        return f"output {spec.name!r} of a row depends on the other rows of its batch"
+    return None
