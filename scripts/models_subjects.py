@@ -14,9 +14,8 @@ from torch import nn
 from opau_onnx import models
 from opau_onnx.collapse.validation import Data
 from opau_onnx.errors import LoadError
-from opau_onnx.export.api import as_source
 from opau_onnx.io import torch_files
-from opau_onnx.io.source import Source, load
+from opau_onnx.io.source import Source, as_source, load
 from opau_onnx.nn import OrthogonalPade
 
 CIFAR: dict[str, dict[str, Any]] = {"lenet": {"channels": 3, "size": 32}}

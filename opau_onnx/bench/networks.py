@@ -59,7 +59,7 @@ def run(
 
 def _export(checkpoint: Path, output: Path) -> str:
     from opau_onnx.export.api import export_model
-    from opau_onnx.export.conversion import quiet
+    from opau_onnx.io.quiet import quiet
 
     with quiet():
         return str(export_model(checkpoint, output, validate=False).path)

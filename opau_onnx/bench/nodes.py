@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from opau_onnx.core.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
 from opau_onnx.graph import function
+from opau_onnx.graph.nodes import node_attributes, overload_name
 from opau_onnx.nn import OrthogonalPade
 
 OPSET = 20
@@ -35,9 +36,7 @@ def activation(module: OrthogonalPade, dtype: str) -> bytes:
     for name, parameter in (("numerator", module.numerator), ("denominator", module.denominator)):
         tensor = ir.tensor(parameter.detach().double().numpy().astype(exact), name=name)
         stored.append(ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor))
-    node = ir.node(
-        OP_TYPE, [x, *stored], attributes=function.attributes(config), domain=DOMAIN, overload=function.overload(config)
-    )
+    node = ir.node(OP_TYPE, [x, *stored], attributes=node_attributes(config), domain=DOMAIN, overload=overload_name(config))
     return _model(x, node, stored, [config])
 
 

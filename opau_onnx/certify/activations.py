@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
-from opau_onnx.graph.function import opau_nodes, read_config
+from opau_onnx.graph.nodes import opau_nodes, read_config
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def _run(
         step("loading PyTorch")
         from opau_onnx.compare.validation import ToleranceConfig
         from opau_onnx.export.api import ExportConfig, export_model, validate_model, write_report
-        from opau_onnx.export.conversion import quiet
+        from opau_onnx.io.quiet import quiet
         from opau_onnx.io.source import load
 
         with failing(output, verbose=verbose):

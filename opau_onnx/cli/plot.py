@@ -78,7 +78,7 @@ def _run(model: Path, output: Path, reading: dict[str, Any], how: dict[str, Any]
         with failing(output, verbose=verbose):
             if model.suffix.lower() == ".onnx":
                 return plot_model(model, output, progress=step, **how)
-            from opau_onnx.export.conversion import quiet
+            from opau_onnx.io.quiet import quiet
             from opau_onnx.io.source import load
 
             step(f"reading {model}")

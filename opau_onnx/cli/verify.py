@@ -109,7 +109,7 @@ def _run(
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
-        from opau_onnx.export.conversion import quiet
+        from opau_onnx.io.quiet import quiet
         from opau_onnx.io.source import load
         from opau_onnx.verify.api import Settings, verify_model
 

@@ -20,13 +20,13 @@ from opau_onnx.core.spec import DOMAIN, OP_TYPE
 from opau_onnx.errors import CollapseError, ExportError
 from opau_onnx.export.api import ExportConfig, ExportResult, export_model
 from opau_onnx.graph import save
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.metadata import METADATA
+from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.source import Source
 
 FORMS = {
     "fused": fused.replace_activations, "lut": lookup.replace_activations, "standard": standard.replace_activations,
 }  # fmt: skip
-METADATA = "opau.collapse"
 
 
 def collapse_model(

@@ -19,6 +19,7 @@ from opau_onnx.compare.backends import Runtime, open_model, open_runtime
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.compare.validation import NUDGES, RESULT_ROUNDINGS, ROUNDING_FACTOR, ToleranceConfig, batches
 from opau_onnx.errors import ValidationError
+from opau_onnx.graph.axes import open_axes
 
 _INTEGERS = {
     ir.DataType.INT64: (torch.int64, 0, 2), ir.DataType.INT32: (torch.int32, 0, 2), ir.DataType.BOOL: (torch.bool, 0, 2),
@@ -87,14 +88,6 @@ def compare_files(
     for label, batch in batches(inputs, axes, options):
         found += _compare(original, collapsed, moved, outputs, label, batch, kind, options)
     return collapsed.description, f"the original file, {original.description}", found
-
-
-def open_axes(model: ir.Model) -> dict[int, dict[int, str]]:
-    """Names of the open axes of each input."""
-    return {
-        i: {a: str(d) for a, d in enumerate(v.shape or ()) if isinstance(d, ir.SymbolicDim)}
-        for i, v in enumerate(model.graph.inputs)
-    }
 
 
 def _kind(model: ir.Model) -> str:

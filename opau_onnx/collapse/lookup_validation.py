@@ -19,6 +19,7 @@ from opau_onnx.compare.backends import OnnxRuntime, Runtime, open_runtime
 from opau_onnx.compare.tensors import Comparison, compare
 from opau_onnx.compare.validation import ToleranceConfig, Validation, batches, flatten
 from opau_onnx.errors import ValidationError
+from opau_onnx.graph.axes import open_axes
 from opau_onnx.io.samples import Samples
 
 MOST, EXACT = 10_000, 1_024
@@ -134,7 +135,7 @@ def _same(
 ) -> tuple[str, str, list[Comparison]]:
     model = ir.load(before)
     names = [str(v.name) for v in model.graph.outputs]
-    axes = files.open_axes(model)
+    axes = open_axes(model)
     one, other = (_as_written(path, inputs) for path in (before, after))
     cases: list[tuple[str, Sequence[torch.Tensor]]] = list(batches(inputs, axes, options))
     if samples is not None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from opau_onnx.errors import CollapseError
 from opau_onnx.graph import function
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.nodes import opau_nodes, read_config
 
 DOMAIN, NAME = "opau.quantization", "OpauActivation"
 
@@ -55,7 +55,7 @@ def _coefficients(node: ir.Node) -> list[tuple[str, Any]]:
 def _with_constants(model: ir.Model, node: ir.Node, name: str) -> ir.Function:
     known = model.functions.get(node.op_identifier())
     if known is None:
-        known = function.build(function.read_config(node), model.graph.opset_imports[""] or 0)
+        known = function.build(read_config(node), model.graph.opset_imports[""] or 0)
     graph = ir.from_proto(ir.to_proto(known)).graph  # a copy
     for i, (_, array) in reversed(list(enumerate(_coefficients(node), start=1))):
         constant = ir.node("Constant", [], attributes={"value": ir.tensor(array)}, name=f"{name}_{i}")

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from opau_onnx.collapse.placeholders import NAME, put_back, stand_in
 from opau_onnx.errors import CollapseError
 from opau_onnx.graph import save
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.samples import Samples
 
 ACTIVATIONS = ("uint8", "int8", "uint16", "int16")

@@ -18,10 +18,11 @@ from opau_onnx.compare.activations import TORCH
 from opau_onnx.compare.originals import compare_original
 from opau_onnx.compare.validation import ToleranceConfig, Validation, validate
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.program import cast_inputs
+from opau_onnx.graph.axes import open_axes
 from opau_onnx.io.datasets import Split
 from opau_onnx.io.samples import Samples, read_samples
 from opau_onnx.io.source import Source, load
+from opau_onnx.nn.casting import cast_inputs
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,7 @@ def _validate(
     if origin is None:
         runtime, reference, outputs = files.compare_files(result.source, staged, inputs, options)
         return Validation(runtime, reference, activations, outputs)
-    axes = {
-        i: {a: str(d.value) for a, d in enumerate(v.shape or ()) if isinstance(d, ir.SymbolicDim)}
-        for i, v in enumerate(model.graph.inputs)
-    }
+    axes = open_axes(model)
     found = validate(origin.model, staged, inputs, axes, _dtype(model), options)
     if origin.original is not None:
         found = compare_original(found, origin.original, staged, inputs, axes, _dtype(model), options)

@@ -18,11 +18,10 @@ from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.conversion import MODULE
-from opau_onnx.export.program import tensors_by_name
-from opau_onnx.graph import function
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.metadata import MODULE
+from opau_onnx.graph.nodes import node_attributes, opau_nodes, read_config
 from opau_onnx.nn import OrthogonalPade
+from opau_onnx.nn.casting import tensors_by_name
 
 DENSE = 12.0
 """The grid is dense up to this magnitude, and the largest absolute error is that of this range."""
@@ -63,7 +62,7 @@ class ActivationCheck:
         return {
             "node": self.node,
             "module": self.module,
-            **function.attributes(self.config),
+            **node_attributes(self.config),
             "coefficients": self.coefficients,
             "comparison": self.comparison.as_dict() if self.comparison else None,
             "equal": self.equal,
@@ -76,7 +75,7 @@ def check_activations(model: ir.Model, source: torch.nn.Module) -> list[Activati
 
 
 def _check(model: ir.Model, node: ir.Node, source: torch.nn.Module) -> ActivationCheck:
-    config = function.read_config(node)
+    config = read_config(node)
     name = node.metadata_props.get(MODULE, "")
     values = [node.inputs[i].const_value for i in (1, 2)]
     if any(v is None for v in values):
@@ -201,7 +200,7 @@ def _alone(model: ir.Model, node: ir.Node, x: torch.Tensor) -> bytes:
             ir.Value(name=name, type=ir.TensorType(stored.dtype), shape=ir.Shape(stored.shape), const_value=stored)
         )
     copy = ir.node(
-        node.op_type, [entry, *constants], attributes=dict(function.attributes(function.read_config(node))),
+        node.op_type, [entry, *constants], attributes=dict(node_attributes(read_config(node))),
         domain=node.domain, overload=node.overload, name=node.name,
     )  # fmt: skip
     copy.outputs[0].name, copy.outputs[0].dtype, copy.outputs[0].shape = "y", kind, entry.shape

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from opau_onnx.compare import validation
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.program import Axes
+from opau_onnx.graph.axes import Axes
 from opau_onnx.io.samples import Samples
 
 

@@ -18,7 +18,7 @@ from opau_onnx.compare.statistics import ErrorStatistics, relative
 from opau_onnx.compare.tensors import Comparison, distances, spacing
 from opau_onnx.compare.validation import Expected, ToleranceConfig, TorchReference, compare_output, largest
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.program import cast_inputs
+from opau_onnx.nn.casting import cast_inputs
 
 
 @dataclass

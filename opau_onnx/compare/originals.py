@@ -16,8 +16,9 @@ from opau_onnx.compare import validation
 from opau_onnx.compare.backends import open_runtime
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison
 from opau_onnx.compare.validation import ROUNDING_FACTOR, ToleranceConfig, Validation
-from opau_onnx.export.conversion import quiet
-from opau_onnx.export.program import Axes, cast_inputs
+from opau_onnx.graph.axes import Axes
+from opau_onnx.io.quiet import quiet
+from opau_onnx.nn.casting import cast_inputs
 
 
 def compare_original(

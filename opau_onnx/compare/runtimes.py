@@ -18,8 +18,8 @@ from opau_onnx.compare.backends import Reference, Runtime, SessionRuntime, inlin
 from opau_onnx.compare.names import ORIGINAL
 from opau_onnx.compare.validation import flatten
 from opau_onnx.errors import DeviceError, LibraryError, ValidationError
-from opau_onnx.export.program import cast_inputs
 from opau_onnx.graph import coverage as models
+from opau_onnx.nn.casting import cast_inputs
 from opau_onnx.runtime.assignment import assignments
 from opau_onnx.runtime.library import get_library_path
 from opau_onnx.runtime.session import CUDA, create_session

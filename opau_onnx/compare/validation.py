@@ -24,8 +24,9 @@ from opau_onnx.compare.activations import ActivationCheck, check_activations
 from opau_onnx.compare.backends import Runtime, open_runtime
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.conversion import quiet
-from opau_onnx.export.program import Axes, cast_inputs, cast_model
+from opau_onnx.graph.axes import Axes
+from opau_onnx.io.quiet import quiet
+from opau_onnx.nn.casting import cast_inputs, cast_model
 
 ROUNDING_FACTOR = 8.0
 RESULT_ROUNDINGS = 8.0

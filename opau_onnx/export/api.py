@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,13 @@ from opau_onnx.compare.originals import compare_original
 from opau_onnx.compare.validation import ToleranceConfig, Validation, validate
 from opau_onnx.errors import ExportError
 from opau_onnx.export import conversion, program
-from opau_onnx.export.program import DTYPES, Axes
 from opau_onnx.graph import opsets, save
+from opau_onnx.graph.axes import Axes, default_axes, open_axes
+from opau_onnx.graph.metadata import add_metadata, describe
 from opau_onnx.io.atomic import replacing
-from opau_onnx.io.source import Source, adopting, load
+from opau_onnx.io.quiet import quiet
+from opau_onnx.io.source import Source, as_source
+from opau_onnx.nn.casting import DTYPES, cast_inputs, cast_model, input_names, model_dtype, tensors_by_name
 
 REPORT_SCHEMA = "opau_onnx.export_report/1"
 
@@ -57,7 +59,7 @@ class ExportResult:
         path: the file; where the comparison failed, the one with ".rejected" in its name.
         requested: the path that was asked for.
         opset, dtype: of the file.
-        activations: one record for each activation (:func:`opau_onnx.export.conversion.describe`).
+        activations: one record for each activation (:func:`opau_onnx.graph.metadata.describe`).
         validation: None where it was not asked for.
         source: where the model came from; its ``adopted`` says which activations were another library's.
     """
@@ -135,10 +137,10 @@ def export_model(
     opset = settings.opset or opsets.default(kind)
     progress("converting to ONNX")
     names = [axes.get(i, {}) for i in range(len(source.inputs))]
-    exported = conversion.build_model(traced, opset, names, program.output_names(traced), program.tensors_by_name(source.model))
-    save.add_metadata(exported, source.kind, source.sha256, kind)
+    exported = conversion.build_model(traced, opset, names, program.output_names(traced), tensors_by_name(source.model))
+    add_metadata(exported, source.kind, source.sha256, kind)
     path, validation = _write(exported, output, source, axes, dtype, settings, progress)
-    result = ExportResult(path, output, opset, kind, conversion.describe(exported), validation, source)
+    result = ExportResult(path, output, opset, kind, describe(exported), validation, source)
     if report is not None:
         write_report(result, report)
     return result
@@ -177,13 +179,13 @@ def validate_model(
         stored = ir.load(path)
     except Exception as error:
         raise ExportError(f"{path} is not a readable ONNX file: {error}") from None
-    axes = _file_axes(stored)
+    axes = open_axes(stored)
     kind = stored.metadata_props.get("opau.dtype", "float32")
     if kind not in DTYPES:
         raise ExportError(f"{path} says it holds {kind!r}; expected one of {', '.join(DTYPES)}")
     found = _validate(source, path, axes, DTYPES[kind], options or ToleranceConfig())
     opset = stored.opset_imports.get("", 0)
-    return ExportResult(path, path, opset, kind, conversion.describe(stored), found, source)
+    return ExportResult(path, path, opset, kind, describe(stored), found, source)
 
 
 def _validate(source: Source, path: Path, axes: Axes, dtype: torch.dtype, options: ToleranceConfig) -> Validation:
@@ -194,43 +196,6 @@ def _validate(source: Source, path: Path, axes: Axes, dtype: torch.dtype, option
     return compare_original(found, source.original, path, source.inputs, axes, dtype, options)
 
 
-def _file_axes(model: ir.Model) -> Axes:
-    return {
-        i: {a: str(d.value) for a, d in enumerate(v.shape or ()) if isinstance(d, ir.SymbolicDim)}
-        for i, v in enumerate(model.graph.inputs)
-    }
-
-
-def as_source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
-    """A module with its example inputs, or a file, as a source.
-
-    Raises:
-        LoadError, ExportError: the file cannot be read, or the module comes without inputs or in training mode.
-    """
-    if isinstance(model, (str, Path)):
-        model = load(Path(model))
-    examples = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
-    if isinstance(model, Source):
-        return model
-    if _is_keras(model):
-        from opau_onnx.keras import to_torch_model
-
-        model = to_torch_model(model)
-    if not isinstance(model, nn.Module):
-        raise ExportError(f"cannot export {type(model).__name__}; expected a torch.nn.Module or a path")
-    if not examples or not all(isinstance(x, Tensor) for x in examples):
-        raise ExportError("a module needs example inputs, tensors: export_model(module, path, inputs)")
-    if model.training:
-        raise ExportError("the module is in training mode; call model.eval() first")
-    return adopting(Source(model, examples, None, "module", type(model).__name__, None))
-
-
-def _is_keras(model: Any) -> bool:
-    """Whether it is a Keras model; where nobody imported Keras there is none."""
-    kind = getattr(sys.modules.get("keras"), "Model", None)
-    return kind is not None and isinstance(model, kind)
-
-
 def _check_opset(opset: int | None) -> None:
     if opset is not None and not opsets.OLDEST <= opset <= opsets.newest():
         raise ExportError(f"opset {opset} is not supported; expected {opsets.OLDEST} to {opsets.newest()}")
@@ -239,7 +204,7 @@ def _check_opset(opset: int | None) -> None:
 def _trace(
     source: Source, settings: ExportConfig, progress: Callable[[str], None]
 ) -> tuple[torch.dtype, torch.export.ExportedProgram, Axes]:
-    own = program.model_dtype(source.model)
+    own = model_dtype(source.model)
     if settings.dtype is not None and settings.dtype not in DTYPES:
         raise ExportError(f"dtype is {settings.dtype!r}; expected one of {', '.join(DTYPES)}")
     dtype = own if settings.dtype is None else DTYPES[settings.dtype]
@@ -252,9 +217,9 @@ def _trace(
         return dtype, source.program, program.program_axes(source.program)
     progress("tracing the model")
     axes = _axes(source, settings)
-    with conversion.quiet():
-        cast = program.cast_model(source.model, dtype)
-        return dtype, program.trace(cast, program.cast_inputs(source.inputs, dtype), axes), axes
+    with quiet():
+        cast = cast_model(source.model, dtype)
+        return dtype, program.trace(cast, cast_inputs(source.inputs, dtype), axes), axes
 
 
 def _axes(source: Source, settings: ExportConfig) -> Axes:
@@ -263,8 +228,8 @@ def _axes(source: Source, settings: ExportConfig) -> Axes:
             raise ExportError("static and dynamic_axes exclude each other")
         return {}
     if settings.dynamic_axes is None:
-        return program.default_axes(source.inputs)
-    names = program.input_names(source.model, len(source.inputs))
+        return default_axes(source.inputs)
+    names = input_names(source.model, len(source.inputs))
     axes: Axes = {}
     for key, wanted in settings.dynamic_axes.items():
         position = key if isinstance(key, int) else names.index(key) if key in names else -1

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor
 
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.nodes import opau_nodes
 
 _FLOAT16S = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import io
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -18,10 +13,10 @@ from opau_onnx.core.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
 from opau_onnx.errors import ExportError
 from opau_onnx.export import coefficients
 from opau_onnx.graph import function
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.metadata import MODULE
+from opau_onnx.graph.nodes import node_attributes, opau_nodes, overload_name, read_config
+from opau_onnx.io.quiet import quiet
 
-MODULE = "opau.module"
-"""Key of a node's metadata: the qualified name of the torch module that it comes from."""
 IR_VERSION = 10
 """The first with overloads of functions."""
 
@@ -72,27 +67,11 @@ def _as_node(
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::{OP_TYPE}",
         (x, numerator, denominator),
-        function.attributes(config),
+        node_attributes(config),
         dtype=x.dtype,
         shape=x.shape,
         version=OPSET_VERSION,
     )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporter's own warnings, log lines and prints, unless the logger "opau_onnx" is set to DEBUG."""
-    if logging.getLogger("opau_onnx").isEnabledFor(logging.DEBUG):
-        yield
-        return
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def _record_modules(model: ir.Model, program: torch.export.ExportedProgram) -> dict[ir.Node, str]:
@@ -185,8 +164,8 @@ def _rename_values(
 def _attach_functions(model: ir.Model, opset: int) -> None:
     model.functions.clear()
     for node in opau_nodes(model):
-        config = function.read_config(node)
-        node.overload = function.overload(config)
+        config = read_config(node)
+        node.overload = overload_name(config)
         node.version = None
         if (DOMAIN, OP_TYPE, node.overload) not in model.functions:
             body = function.build(config, opset)
@@ -196,20 +175,3 @@ def _attach_functions(model: ir.Model, opset: int) -> None:
     else:
         model.graph.opset_imports.pop(DOMAIN, None)
     model.ir_version = max(model.ir_version, IR_VERSION)
-
-
-def describe(model: ir.Model) -> list[dict[str, Any]]:
-    """One record for each activation: node, torch module, configuration, shapes and names of the coefficients."""
-    records = []
-    for node in opau_nodes(model):
-        config = function.read_config(node)
-        records.append(
-            {
-                "node": node.name,
-                "module": node.metadata_props.get(MODULE, ""),
-                **function.attributes(config),
-                "numerator": node.inputs[1].name,
-                "denominator": node.inputs[2].name,
-            }
-        )
-    return records

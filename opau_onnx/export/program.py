@@ -2,59 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from opau_onnx.errors import ExportError
-from opau_onnx.nn import OrthogonalPade
-
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
-
-Axes = dict[int, dict[int, str]]
-"""Input position -> axis -> name."""
-
-
-def model_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype of the model's weights: that of the first floating parameter or buffer, float32 if there is none.
-
-    The coefficients of an activation stay in float32 beside 16-bit weights, so they are asked last.
-    """
-    ours = {id(p) for m in model.modules() if isinstance(m, OrthogonalPade) for p in m.parameters()}
-    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-    for tensor in [*(t for t in tensors if id(t) not in ours), *tensors]:
-        return tensor.dtype
-    return torch.float32
-
-
-def cast_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy in ``dtype``, whose activations keep coefficients of float32, or float64 where ``dtype`` is float64."""
-    clone = copy.deepcopy(model)
-    ours = [m for m in clone.modules() if isinstance(m, OrthogonalPade)]
-    kept = [(p, p.detach().clone()) for m in ours for p in (m.numerator, m.denominator)]
-    clone.to(dtype)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    for parameter, values in kept:  # in place: parameters that modules share stay shared
-        parameter.data = values.to(wide)
-    # The module of an exported program refuses eval(): it was exported in one mode.
-    return clone if isinstance(clone, torch.fx.GraphModule) else clone.eval()
-
-
-def cast_inputs(inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Floating inputs in ``dtype``; others as they are."""
-    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
-
-
-def default_axes(inputs: Sequence[Tensor]) -> Axes:
-    """A dynamic axis 0, named "batch", of every input that has one."""
-    return {i: {0: "batch"} for i, x in enumerate(inputs) if x.dim()}
+from opau_onnx.graph.axes import Axes
 
 
 def program_axes(program: torch.export.ExportedProgram) -> Axes:
@@ -130,20 +84,3 @@ def output_names(program: torch.export.ExportedProgram) -> list[str] | None:
     keys = None if spec is None else spec.context
     flat = spec is not None and spec.num_leaves == spec.num_children
     return [str(key) for key in keys] if flat and isinstance(keys, list) and len(keys) == spec.num_children else None
-
-
-def tensors_by_name(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers under every name that they have; tied ones have several."""
-    return {**dict(model.named_buffers(remove_duplicate=False)), **dict(model.named_parameters(remove_duplicate=False))}
-
-
-def input_names(model: nn.Module, count: int) -> list[str]:
-    """Names of the first ``count`` arguments of the model's forward."""
-    import inspect
-
-    parameters = [
-        p.name
-        for p in inspect.signature(model.forward).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    return (parameters + [f"input_{i}" for i in range(len(parameters), count)])[:count]

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import CollapseError, SpecError
-from opau_onnx.graph import function
+from opau_onnx.graph.nodes import read_config
 
 Array = npt.NDArray[np.float64]
 
@@ -66,7 +66,7 @@ def freeze(node: ir.Node) -> Frozen:
             )
         found.append(np.array(tensor.numpy()))
     try:
-        config = function.read_config(node)
+        config = read_config(node)
         config.check_coefficients(found[0].shape, found[1].shape)
     except SpecError as error:
         raise CollapseError(f"{node.name}: {error}") from None

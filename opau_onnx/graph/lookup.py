@@ -9,11 +9,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from opau_onnx.collapse.api import METADATA
 from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
 from opau_onnx.errors import SpecError
-from opau_onnx.export.conversion import MODULE
-from opau_onnx.graph.function import read_config
+from opau_onnx.graph.metadata import METADATA, MODULE
+from opau_onnx.graph.nodes import read_config
 
 
 @dataclass(frozen=True)

@@ -12,38 +12,11 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-import onnxscript
-import torch
 
-from opau_onnx._version import __version__
 from opau_onnx.errors import ExportError
-from opau_onnx.export.conversion import describe
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Files with more bytes of weights than this need external data: protobuf ends at 2 GiB."""
-
-
-def add_metadata(model: ir.Model, source_kind: str, source_sha256: str | None, dtype: str) -> None:
-    """Say in the file what it is and what made it; nothing of the machine."""
-    model.producer_name, model.producer_version = "opau_onnx", __version__
-    model.metadata_props.update(
-        {
-            "opau.activations": json.dumps(describe(model), sort_keys=True),
-            "opau.dtype": dtype,
-            "opau.source": source_kind,
-            "opau.source.sha256": source_sha256 or "none (a module in memory)",
-            "opau.versions": json.dumps(
-                {
-                    "onnx": onnx.__version__,
-                    "onnx_ir": ir.__version__,
-                    "onnxscript": onnxscript.__version__,
-                    "opau_onnx": __version__,
-                    "torch": torch.__version__.partition("+")[0],
-                },
-                sort_keys=True,
-            ),
-        }
-    )
 
 
 def weight_bytes(model: ir.Model) -> int:

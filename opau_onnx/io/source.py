@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opau_onnx.errors import LoadError, ReplacementError
+from opau_onnx.errors import ExportError, LoadError, ReplacementError
 from opau_onnx.io import checkpoint, pt2_scan, torch_files
 from opau_onnx.nn.adopting import Adopted, adopted_copy
 
@@ -202,3 +203,33 @@ def _examples(shapes: Shapes | None) -> tuple[Tensor, ...] | None:
         return None
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+def as_source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
+    """A module with its example inputs, or a file, as a source.
+
+    Raises:
+        LoadError, ExportError: the file cannot be read, or the module comes without inputs or in training mode.
+    """
+    if isinstance(model, (str, Path)):
+        model = load(Path(model))
+    examples = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
+    if isinstance(model, Source):
+        return model
+    if _is_keras(model):
+        from opau_onnx.keras import to_torch_model
+
+        model = to_torch_model(model)
+    if not isinstance(model, nn.Module):
+        raise ExportError(f"cannot export {type(model).__name__}; expected a torch.nn.Module or a path")
+    if not examples or not all(isinstance(x, Tensor) for x in examples):
+        raise ExportError("a module needs example inputs, tensors: export_model(module, path, inputs)")
+    if model.training:
+        raise ExportError("the module is in training mode; call model.eval() first")
+    return adopting(Source(model, examples, None, "module", type(model).__name__, None))
+
+
+def _is_keras(model: Any) -> bool:
+    """Whether it is a Keras model; where nobody imported Keras there is none."""
+    kind = getattr(sys.modules.get("keras"), "Model", None)
+    return kind is not None and isinstance(model, kind)

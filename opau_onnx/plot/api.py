@@ -101,7 +101,7 @@ def plot_model(
 def _subjects(
     model: Any, inputs: Any, data: Samples | str | Path | None, samples: int, progress: Progress
 ) -> tuple[str, Subjects]:
-    from opau_onnx.export.api import as_source
+    from opau_onnx.io.source import as_source
     from opau_onnx.plot import onnx_files, subjects
 
     if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":

@@ -18,10 +18,10 @@ from opau_onnx.compare.hooks import add_outputs
 from opau_onnx.compare.sketches import InputSketch
 from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
 from opau_onnx.errors import CollapseError, LoadError, SpecError, ValidationError
-from opau_onnx.export.conversion import MODULE
 from opau_onnx.graph.frozen import freeze
-from opau_onnx.graph.function import read_config
 from opau_onnx.graph.lookup import collapsed_form, find_sites
+from opau_onnx.graph.metadata import MODULE
+from opau_onnx.graph.nodes import read_config
 from opau_onnx.io.samples import Samples
 from opau_onnx.plot.subjects import Subject, Subjects, batches, read_data, sketcher
 

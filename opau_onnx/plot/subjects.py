@@ -19,10 +19,10 @@ from opau_onnx.core import oracle
 from opau_onnx.core.fitting import Fit
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.program import cast_inputs, input_names, model_dtype
 from opau_onnx.io.samples import Samples, read_samples
 from opau_onnx.io.source import Source
 from opau_onnx.nn import OrthogonalPade
+from opau_onnx.nn.casting import cast_inputs, input_names, model_dtype
 
 Array = npt.NDArray[np.float64]
 BATCH = 256

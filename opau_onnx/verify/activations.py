@@ -14,10 +14,10 @@ from opau_onnx.compare.isolated import Alone, Function, Opener
 from opau_onnx.compare.sketches import InputSketch
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.program import model_dtype, tensors_by_name
-from opau_onnx.graph.function import attributes
 from opau_onnx.graph.lookup import Site
+from opau_onnx.graph.nodes import node_attributes
 from opau_onnx.io.source import Source
+from opau_onnx.nn.casting import model_dtype, tensors_by_name
 from opau_onnx.verify import weight_diff
 from opau_onnx.verify.files import VerifiedFile
 from opau_onnx.verify.weight_diff import Stored
@@ -93,7 +93,7 @@ class ActivationResult:
 
 
 def _config(config: Config | None) -> dict[str, Any] | None:
-    return None if config is None else attributes(config) | {"denominator": config.denominator_form.formula}
+    return None if config is None else node_attributes(config) | {"denominator": config.denominator_form.formula}
 
 
 def calls_of(source: Source) -> dict[Key, Call]:

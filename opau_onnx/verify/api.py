@@ -17,11 +17,10 @@ from opau_onnx.compare.names import RUNTIMES, TORCH
 from opau_onnx.compare.sketches import Watcher
 from opau_onnx.compare.validation import ToleranceConfig, TorchReference
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.api import as_source
-from opau_onnx.export.conversion import quiet
-from opau_onnx.export.program import input_names
+from opau_onnx.io.quiet import quiet
 from opau_onnx.io.samples import Samples, read_samples
-from opau_onnx.io.source import Source
+from opau_onnx.io.source import Source, as_source
+from opau_onnx.nn.casting import input_names
 from opau_onnx.verify import findings
 from opau_onnx.verify.activations import calls_of, check_activations, check_weights, openers
 from opau_onnx.verify.files import VerifiedFile, close_runs, open_runs, read_file

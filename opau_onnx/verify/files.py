@@ -18,9 +18,10 @@ from opau_onnx.compare.names import ORIGINAL
 from opau_onnx.compare.names import TORCH as PYTORCH
 from opau_onnx.compare.runtimes import NotRunError
 from opau_onnx.errors import LoadError, ValidationError
-from opau_onnx.export.program import DTYPES, Axes
+from opau_onnx.graph.axes import Axes, open_axes
 from opau_onnx.graph.lookup import Site, collapsed_form, find_sites
 from opau_onnx.io.source import Source, sha256
+from opau_onnx.nn.casting import DTYPES
 
 
 @dataclass
@@ -87,10 +88,7 @@ def read_file(path: Path, source: Source) -> VerifiedFile:
         raise ValidationError(
             f"{path} has {len(names)} inputs ({', '.join(names)}), {source.name} has {len(source.inputs)}; is it of this model?"
         )
-    axes = {
-        i: {a: str(d.value) for a, d in enumerate(v.shape or ()) if isinstance(d, ir.SymbolicDim)}
-        for i, v in enumerate(model.graph.inputs)
-    }
+    axes = open_axes(model)
     found = match(find_sites(model), source.model)
     outputs = [str(v.name) for v in model.graph.outputs]
     return VerifiedFile(path, sha256(path), model, _dtype(path, model), axes, outputs, _fixed(model), found)

@@ -9,7 +9,7 @@ from typing import Any
 
 from opau_onnx.compare.isolated import Alone
 from opau_onnx.compare.loop import OutputErrors, Run
-from opau_onnx.graph.function import attributes
+from opau_onnx.graph.nodes import node_attributes
 from opau_onnx.verify.activations import ActivationResult
 from opau_onnx.verify.layers import Inside, Layer, Place
 from opau_onnx.verify.weight_diff import Stored
@@ -102,7 +102,7 @@ def _configuration(found: ActivationResult) -> str:
     config, said = found.config, found.site.config
     if said is None or config is None:
         return f"its attributes cannot be read; the model has {config}"
-    pairs = [(k, v, attributes(config)[k]) for k, v in attributes(said).items() if v != attributes(config)[k]]
+    pairs = [(k, v, node_attributes(config)[k]) for k, v in node_attributes(said).items() if v != node_attributes(config)[k]]
     return "; ".join(f"its {name} is {file!r}, in the model {model!r}" for name, file, model in pairs)
 
 

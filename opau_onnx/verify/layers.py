@@ -23,8 +23,8 @@ from opau_onnx.compare.isolated import Alone, Function, Opener, alone
 from opau_onnx.compare.tensors import Comparison, distances
 from opau_onnx.compare.validation import Expected, ToleranceConfig, TorchReference, compare_output, largest
 from opau_onnx.errors import ValidationError
-from opau_onnx.export.program import cast_inputs
 from opau_onnx.graph.lookup import Site
+from opau_onnx.nn.casting import cast_inputs
 
 ROOM = 2**21
 """So many values are looked at in one run at most, as long as the batch can be cut."""

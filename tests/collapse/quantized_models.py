@@ -18,6 +18,7 @@ from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.compare.backends import OnnxRuntime, reference_evaluator
 from opau_onnx.core.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
 from opau_onnx.graph import function
+from opau_onnx.graph.nodes import node_attributes, overload_name
 from tests.export import single
 
 TYPES = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8, "uint16": TensorProto.UINT16, "int16": TensorProto.INT16}
@@ -66,8 +67,8 @@ class Builder:
         given = zip(("numerator", "denominator"), single.coefficients(self.case), strict=True)
         known = {c.name for c in self.constants}
         names = [n if n in known else self.constant(n, v) for n, v in given]
-        overload = function.overload(self.case.config)
-        attributes = function.attributes(self.case.config)
+        overload = overload_name(self.case.config)
+        attributes = node_attributes(self.case.config)
         node = helper.make_node(OP_TYPE, [x, *names], [y], f"act_{y}", domain=DOMAIN, overload=overload, **attributes)
         self.nodes.append(node)
         return y

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from opau_onnx.collapse.passes.absorb import Absorbed, absorb
 from opau_onnx.core.spec import Config
 from opau_onnx.graph.frozen import freeze, trim
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.nodes import opau_nodes
 from tests.export import single
 
 CHANNELS = 6

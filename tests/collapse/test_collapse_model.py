@@ -13,13 +13,13 @@ import torch
 
 import opau_onnx
 from opau_onnx import ValidationConfig, collapse_model, export_model
-from opau_onnx.collapse import api
 from opau_onnx.collapse.passes import standard
 from opau_onnx.collapse.result import REPORT_SCHEMA
 from opau_onnx.compare.backends import OnnxRuntime
 from opau_onnx.compare.validation import ToleranceConfig
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import CollapseError, ExportError, ValidationError
+from opau_onnx.graph.metadata import METADATA
 from tests.export import nets, single
 
 LENET = Path(__file__).resolve().parents[2] / "models" / "lenet_hp1_fashion_mnist.pt"
@@ -67,7 +67,7 @@ def test_the_file_says_what_it_is_and_is_the_same_every_time(lenet: Path, tmp_pa
         collapse_model(lenet, path, comparing=ValidationConfig(skip=True))
     assert paths[0].read_bytes() == paths[1].read_bytes()
     model = onnx.load(paths[0])
-    said = json.loads({p.key: p.value for p in model.metadata_props}[api.METADATA])
+    said = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])
     assert said["form"] == "standard"
     assert [a["module"] for a in said["activations"]] == [
         "conv1_activation", "conv2_activation", "fc1_activation", "fc2_activation",

@@ -24,7 +24,7 @@ from opau_onnx.collapse.passes import lookup
 from opau_onnx.collapse.validation import Data
 from opau_onnx.compare.backends import OnnxRuntime
 from opau_onnx.errors import CollapseError, LoadError
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.samples import Samples
 from opau_onnx.nn import HP1, HP2, OrthogonalPade
 from tests.collapse.quantized_models import qdq

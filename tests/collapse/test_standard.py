@@ -16,7 +16,7 @@ from onnx import helper
 from opau_onnx.collapse.api import clean
 from opau_onnx.collapse.passes.standard import Replaced, replace_activations
 from opau_onnx.core.spec import BASES, DOMAIN, FORMS, Config
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.nodes import opau_nodes
 from tests.export import single
 
 

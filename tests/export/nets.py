@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx.compare.backends import OnnxRuntime
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.nn import HP1, HP2, PAU, OrthogonalPade
 
 

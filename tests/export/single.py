@@ -18,6 +18,7 @@ from opau_onnx.compare.backends import OnnxRuntime
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import BASES, DOMAIN, OP_TYPE, OPSET_VERSION, Config, ordinary_limit
 from opau_onnx.graph import function
+from opau_onnx.graph.nodes import node_attributes, overload_name
 from tests.cases import trusted
 
 NUMPY = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -38,7 +39,7 @@ class Case:
 
     def __str__(self) -> str:
         rows = "".join("g" if own else "s" for own in self.per_group)
-        return f"{function.overload(self.config)}-{rows}-{self.dtype}-{self.opset}"
+        return f"{overload_name(self.config)}-{rows}-{self.dtype}-{self.opset}"
 
     @property
     def compute(self) -> str:
@@ -70,8 +71,8 @@ def coefficients(case: Case) -> tuple[Any, Any]:
 def node(case: Case, x: ir.Value, numerator: ir.Value, denominator: ir.Value, name: str = "y") -> ir.Node:
     """The activation on ``x``, its result named ``name``."""
     result = ir.node(
-        OP_TYPE, [x, numerator, denominator], attributes=function.attributes(case.config), domain=DOMAIN,
-        overload=function.overload(case.config),
+        OP_TYPE, [x, numerator, denominator], attributes=node_attributes(case.config), domain=DOMAIN,
+        overload=overload_name(case.config),
     )  # fmt: skip
     result.outputs[0].name, result.outputs[0].type, result.outputs[0].shape = name, x.type, x.shape
     return result
@@ -89,7 +90,7 @@ def constant(name: str, array: Any) -> ir.Value:
 def proto(nodes: list[ir.Node], inputs: list[ir.Value], constants: list[ir.Value], cases: list[Case]) -> onnx.ModelProto:
     """A model of these nodes whose results are its outputs, with the body of each configuration once."""
     opset = cases[0].opset
-    bodies = {function.overload(c.config): c.config for c in cases}
+    bodies = {overload_name(c.config): c.config for c in cases}
     graph = ir.Graph(
         inputs, [n.outputs[0] for n in nodes], nodes=nodes, initializers=constants, name="test",
         opset_imports={"": opset, DOMAIN: OPSET_VERSION},

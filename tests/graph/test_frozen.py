@@ -11,7 +11,7 @@ import pytest
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import CollapseError
 from opau_onnx.graph.frozen import Frozen, freeze, trim
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.nodes import opau_nodes
 from tests.export import single
 
 

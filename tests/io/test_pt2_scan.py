@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from opau_onnx import export_model
 from opau_onnx.cli.export import app
 from opau_onnx.errors import LoadError
-from opau_onnx.export.conversion import quiet
 from opau_onnx.io import pt2_scan
+from opau_onnx.io.quiet import quiet
 from opau_onnx.io.source import load
 from opau_onnx.nn import HP2
 from tests import attacks

@@ -19,7 +19,7 @@ import opau_onnx
 from opau_onnx.core.spec import FIXED_OP_TYPE
 from opau_onnx.core.targets import TARGETS
 from opau_onnx.errors import LoadError, ValidationError
-from opau_onnx.export.api import as_source
+from opau_onnx.io.source import as_source
 from opau_onnx.nn import HP1, PAU, OrthogonalPade
 from opau_onnx.plot import api, onnx_files, sheet, subjects
 from tests.verify import nets

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from opau_onnx.collapse.approximation.approximate import Range
 from opau_onnx.errors import ValidationError
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.samples import Samples
 from opau_onnx.runtime.session import create_session
 

@@ -16,10 +16,9 @@ from opau_onnx.collapse.passes.operators import Constants
 from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OPSET_VERSION
-from opau_onnx.export.conversion import MODULE
-from opau_onnx.graph import function
 from opau_onnx.graph.frozen import Frozen, freeze, trim
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.metadata import MODULE
+from opau_onnx.graph.nodes import node_attributes, opau_nodes, overload_name
 
 TENSORS = ("numerator", "denominator", "scale", "shift")
 
@@ -87,7 +86,7 @@ def _in_order(nodes: list[ir.Node]) -> list[ir.Node]:
 def _attributes(frozen: Frozen) -> dict[str, Any]:
     tensors = dict(zip(TENSORS, (frozen.numerator, frozen.denominator, *(frozen.affine or ())), strict=False))
     stored = {name: ir.tensor(v.astype(frozen.compute)) for name, v in tensors.items() if v.size}
-    return {**function.attributes(frozen.config), **stored}
+    return {**node_attributes(frozen.config), **stored}
 
 
 class _InFunction(Constants):
@@ -130,4 +129,4 @@ def _overload(frozen: Frozen, scheme: Evaluation, kind: ir.DataType, like: ir.Va
     """Tells bodies apart: configuration, and a digest of everything that a body depends on."""
     shape = None if like.shape is None or frozen.config.groups == 1 else (like.shape.rank(), frozen.config.axis)
     text = repr((frozen.key(), scheme.key(), str(kind), shape))
-    return f"{function.overload(frozen.config)}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{overload_name(frozen.config)}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

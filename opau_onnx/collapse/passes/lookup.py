@@ -27,9 +27,9 @@ from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.compare.activations import TORCH
 from opau_onnx.compare.backends import open_model
 from opau_onnx.errors import CollapseError
-from opau_onnx.export.conversion import MODULE
 from opau_onnx.graph.frozen import Frozen, freeze
-from opau_onnx.graph.function import opau_nodes
+from opau_onnx.graph.metadata import MODULE
+from opau_onnx.graph.nodes import opau_nodes
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from opau_onnx.core.spec import DOMAIN, OPSET_VERSION
 from opau_onnx.graph import function
+from opau_onnx.graph.nodes import read_config
 
 CODES: dict[ir.DataType | None, Any] = {
     ir.DataType.UINT8: np.uint8,
@@ -156,7 +157,7 @@ def _constant(node: ir.Node, index: int) -> Any:
 
 
 def _channels(node: ir.Node, before: Linear, after: list[Linear]) -> tuple[int, int, int] | None:
-    config = function.read_config(node)
+    config = read_config(node)
     scales = [part for part in (before, *after) if part.axis is not None]
     axes = [part.axis for part in scales if part.axis is not None]
     if config.groups > 1:
@@ -194,7 +195,7 @@ def cut(model: ir.Model, site: Site) -> ir.Model:
         node.outputs[0].type, node.outputs[0].shape = ir.TensorType(kind), codes.shape
     opset = model.graph.opset_imports[""]
     domains = {"": opset, DOMAIN: OPSET_VERSION} | {n.domain: 1 for n in nodes if n.domain not in ("", DOMAIN)}
-    body = model.functions.get(site.node.op_identifier()) or function.build(function.read_config(site.node), opset or 0)
+    body = model.functions.get(site.node.op_identifier()) or function.build(read_config(site.node), opset or 0)
     graph = ir.Graph(
         [codes], [n.outputs[0] for n in nodes], nodes=nodes, initializers=constants, name="activation", opset_imports=domains
     )

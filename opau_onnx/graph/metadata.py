@@ -1,0 +1,58 @@
+"""What a file says of itself: the keys of its metadata, and the records of its activations."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxscript
+import torch
+
+from opau_onnx._version import __version__
+from opau_onnx.graph.nodes import node_attributes, opau_nodes, read_config
+
+METADATA = "opau.collapse"
+MODULE = "opau.module"
+"""Key of a node's metadata: the qualified name of the torch module that it comes from."""
+
+
+def describe(model: ir.Model) -> list[dict[str, Any]]:
+    """One record for each activation: node, torch module, configuration, shapes and names of the coefficients."""
+    records = []
+    for node in opau_nodes(model):
+        config = read_config(node)
+        records.append(
+            {
+                "node": node.name,
+                "module": node.metadata_props.get(MODULE, ""),
+                **node_attributes(config),
+                "numerator": node.inputs[1].name,
+                "denominator": node.inputs[2].name,
+            }
+        )
+    return records
+
+
+def add_metadata(model: ir.Model, source_kind: str, source_sha256: str | None, dtype: str) -> None:
+    """Say in the file what it is and what made it; nothing of the machine."""
+    model.producer_name, model.producer_version = "opau_onnx", __version__
+    model.metadata_props.update(
+        {
+            "opau.activations": json.dumps(describe(model), sort_keys=True),
+            "opau.dtype": dtype,
+            "opau.source": source_kind,
+            "opau.source.sha256": source_sha256 or "none (a module in memory)",
+            "opau.versions": json.dumps(
+                {
+                    "onnx": onnx.__version__,
+                    "onnx_ir": ir.__version__,
+                    "onnxscript": onnxscript.__version__,
+                    "opau_onnx": __version__,
+                    "torch": torch.__version__.partition("+")[0],
+                },
+                sort_keys=True,
+            ),
+        }
+    )

@@ -1,0 +1,65 @@
+"""Modules and inputs in another dtype, and the tensors of a module by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from opau_onnx.nn import OrthogonalPade
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+
+def model_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of the model's weights: that of the first floating parameter or buffer, float32 if there is none.
+
+    The coefficients of an activation stay in float32 beside 16-bit weights, so they are asked last.
+    """
+    ours = {id(p) for m in model.modules() if isinstance(m, OrthogonalPade) for p in m.parameters()}
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    for tensor in [*(t for t in tensors if id(t) not in ours), *tensors]:
+        return tensor.dtype
+    return torch.float32
+
+
+def cast_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in ``dtype``, whose activations keep coefficients of float32, or float64 where ``dtype`` is float64."""
+    clone = copy.deepcopy(model)
+    ours = [m for m in clone.modules() if isinstance(m, OrthogonalPade)]
+    kept = [(p, p.detach().clone()) for m in ours for p in (m.numerator, m.denominator)]
+    clone.to(dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for parameter, values in kept:  # in place: parameters that modules share stay shared
+        parameter.data = values.to(wide)
+    # The module of an exported program refuses eval(): it was exported in one mode.
+    return clone if isinstance(clone, torch.fx.GraphModule) else clone.eval()
+
+
+def cast_inputs(inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Floating inputs in ``dtype``; others as they are."""
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+
+
+def tensors_by_name(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under every name that they have; tied ones have several."""
+    return {**dict(model.named_buffers(remove_duplicate=False)), **dict(model.named_parameters(remove_duplicate=False))}
+
+
+def input_names(model: nn.Module, count: int) -> list[str]:
+    """Names of the first ``count`` arguments of the model's forward."""
+    import inspect
+
+    parameters = [
+        p.name
+        for p in inspect.signature(model.forward).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    return (parameters + [f"input_{i}" for i in range(len(parameters), count)])[:count]
