@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,8 +14,7 @@ from opau_onnx.protocol.errors import RequestError, RunError
 from opau_onnx.protocol.tensors import Array
 from opau_onnx.serve.statistics import Times
 
-if TYPE_CHECKING:
-    from opau_onnx.serve.queueing import Ticket
+Key = tuple[Any, ...]
 
 
 class Runner(Protocol):
@@ -42,6 +42,28 @@ class Piece:
     inputs: dict[str, Array]
     rows: int
     queued: int
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request in the queue.
+
+    Attributes:
+        future: its outputs, or the error it ended with.
+        results: outputs of the pieces that are done.
+        missing: pieces that are not.
+        times, batch_rows: of the last batch that one of its pieces was in.
+    """
+
+    future: asyncio.Future[dict[str, Array]]
+    key: Key
+    pieces: list[Piece] = field(default_factory=list)
+    results: list[dict[str, Array] | None] = field(default_factory=list)
+    missing: int = 0
+    waiting: int = 0
+    timer: asyncio.TimerHandle | None = None
+    times: Times | None = None
+    batch_rows: int = 0
 
 
 @dataclass(slots=True)

@@ -12,40 +12,16 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
 
 from opau_onnx.protocol.errors import DeadlineError, QueueFullError, RequestError, UnavailableError
 from opau_onnx.protocol.tensors import Array
-from opau_onnx.serve.batches import Outcome, Piece, Runner, run_batch
-from opau_onnx.serve.statistics import Statistics, Times
+from opau_onnx.serve.batches import Key, Outcome, Piece, Runner, Ticket, run_batch
+from opau_onnx.serve.statistics import Statistics
 
-Key = tuple[Any, ...]
 PATIENCE = 4
 """Delays after which a worker that was to be free soon is no longer waited for."""
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A request in the queue.
-
-    Attributes:
-        future: its outputs, or the error it ended with.
-        results: outputs of the pieces that are done.
-        missing: pieces that are not.
-        times, batch_rows: of the last batch that one of its pieces was in.
-    """
-
-    future: asyncio.Future[dict[str, Array]]
-    key: Key
-    pieces: list[Piece] = field(default_factory=list)
-    results: list[dict[str, Array] | None] = field(default_factory=list)
-    missing: int = 0
-    waiting: int = 0
-    timer: asyncio.TimerHandle | None = None
-    times: Times | None = None
-    batch_rows: int = 0
 
 
 @dataclass(slots=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from opau_onnx.protocol.errors import CancelledError, QueueFullError, RequestError, UnavailableError
 from opau_onnx.protocol.tensors import Array, TensorSpec
+from opau_onnx.serve.batches import Ticket
 from opau_onnx.serve.config import Settings
 from opau_onnx.serve.model import ServedModel
-from opau_onnx.serve.queueing import Ticket
 from opau_onnx.serve.repository import Repository
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from opau_onnx.protocol.errors import DeadlineError, QueueFullError, RunError, UnavailableError
 from opau_onnx.protocol.tensors import Array
-from opau_onnx.serve.queueing import Batcher, Ticket
+from opau_onnx.serve.batches import Ticket
+from opau_onnx.serve.queueing import Batcher
 from opau_onnx.serve.statistics import Statistics
 
 
