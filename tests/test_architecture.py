@@ -89,7 +89,6 @@ def test_imports_only_from_those_before(name: str) -> None:
     assert not wrong
 
 
-@pytest.mark.xfail(strict=True, reason="compare.runtimes and compare.node import each other")
 def test_no_circles() -> None:
     """Between modules, whatever their packages; imports inside functions count."""
     state: dict[str, int] = {}

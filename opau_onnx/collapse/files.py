@@ -15,7 +15,8 @@ import onnx_ir as ir
 import torch
 
 from opau_onnx.compare.activations import TORCH
-from opau_onnx.compare.backends import Runtime, open_model, open_runtime
+from opau_onnx.compare.opening import open_model, open_runtime
+from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.compare.validation import NUDGES, RESULT_ROUNDINGS, ROUNDING_FACTOR, ToleranceConfig, batches
 from opau_onnx.errors import ValidationError

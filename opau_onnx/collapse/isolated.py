@@ -12,7 +12,8 @@ import torch
 from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.collapse.plan_search import hard_inputs
 from opau_onnx.compare.activations import DENSE, TORCH, WELL_CONDITIONED, ActivationCheck, grid, shaped, tolerance
-from opau_onnx.compare.backends import open_model, to_numpy
+from opau_onnx.compare.arrays import to_numpy
+from opau_onnx.compare.opening import open_model
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, compare
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import Config

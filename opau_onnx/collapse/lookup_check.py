@@ -14,7 +14,7 @@ from opau_onnx.collapse.passes.lookup import Tabled, stored
 from opau_onnx.collapse.passes.lookup_sites import CODES, Linear
 from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.compare.activations import TORCH, ActivationCheck, tolerance
-from opau_onnx.compare.backends import open_model
+from opau_onnx.compare.opening import open_model
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.core import oracle
 from opau_onnx.graph.frozen import Frozen

@@ -15,7 +15,9 @@ from opau_onnx.collapse import files, lookup_check
 from opau_onnx.collapse.lookup_check import TableCheck
 from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.collapse.quantize import runs
-from opau_onnx.compare.backends import OnnxRuntime, Runtime, open_runtime
+from opau_onnx.compare.opening import open_runtime
+from opau_onnx.compare.runtime import Runtime
+from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.compare.tensors import Comparison, compare
 from opau_onnx.compare.validation import ToleranceConfig, Validation, batches, flatten
 from opau_onnx.errors import ValidationError

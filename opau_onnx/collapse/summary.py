@@ -12,12 +12,11 @@ from typing import Any
 
 import onnx
 import onnx.inliner
-import onnxruntime
 import torch
 
-from opau_onnx.compare.backends import ort_value
+from opau_onnx.compare.arrays import ort_value
 from opau_onnx.graph.coverage import read
-from opau_onnx.runtime.session import create_session
+from opau_onnx.runtime.session import create_session, quiet_options
 
 ROUNDS, SECONDS = 15, 2.0
 """Turns of each subject, and after how many seconds no further one begins."""
@@ -70,10 +69,8 @@ def summarize(
 
 
 def _session(path: Path, library: bool) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        return create_session(path, "cpu", library=library, session_options=options)
+        return create_session(path, "cpu", library=library, session_options=quiet_options())
     except Exception:  # no library here, or a dtype that onnxruntime's CPU cannot run: then there is no time
         return None
 

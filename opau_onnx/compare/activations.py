@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from opau_onnx.compare.backends import OnnxRuntime
+from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import Config

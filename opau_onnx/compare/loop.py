@@ -12,7 +12,7 @@ import numpy as np
 from opau_onnx.compare.agreement import LabelStatistics, are_classes
 from opau_onnx.compare.batches import Batch, Batches
 from opau_onnx.compare.hooks import watching
-from opau_onnx.compare.runtimes import VerifiedRuntime
+from opau_onnx.compare.runtime import VerifiedRuntime
 from opau_onnx.compare.sketches import Watcher
 from opau_onnx.compare.statistics import ErrorStatistics, relative
 from opau_onnx.compare.tensors import Comparison, distances, spacing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from opau_onnx.compare.runtimes import NAMES
+
 TORCH = "torch"
-RUNTIMES = (TORCH, "ort-function", "ort-kernel", "ort-cuda", "reference", "openvino", "node")
+RUNTIMES = (TORCH, *NAMES)
 """What can be run; PyTorch is what the others are compared with."""
 ORIGINAL = "original"
 """PyTorch again, with the modules of another library as they came; run where the model has such."""

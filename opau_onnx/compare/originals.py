@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx.compare import validation
-from opau_onnx.compare.backends import open_runtime
+from opau_onnx.compare.names import ORIGINAL
+from opau_onnx.compare.opening import open_runtime
+from opau_onnx.compare.runtime import NotRunError, VerifiedRuntime, first_line
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison
-from opau_onnx.compare.validation import ROUNDING_FACTOR, ToleranceConfig, Validation
+from opau_onnx.compare.validation import ROUNDING_FACTOR, ToleranceConfig, Validation, flatten
 from opau_onnx.graph.axes import Axes
 from opau_onnx.io.quiet import quiet
 from opau_onnx.nn.casting import cast_inputs
@@ -99,3 +101,26 @@ class _Original:
             return f"adopted modules; the original ones could not run here ({self.reason})"
         silent = f" (not on {self.silent:,} of {self.values:,} values, which are NaN or infinite there)" if self.silent else ""
         return f"adopted modules and the original ones{silent}"
+
+
+class OriginalModules(VerifiedRuntime):
+    """The model with another library's activations, before they were adopted, in float64: that has no rounding to allow for."""
+
+    name = ORIGINAL
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.version, self.provider = f"torch {torch.__version__}", "eager"
+        self.implementation = "the other library's modules, float64"
+        self.description = f"{self.version}, {self.implementation}"
+        self.model = copy.deepcopy(model).double().eval()  # not to(dtype): some libraries overload it and fail
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> list[Any]:
+        """See :meth:`Runtime.run`."""
+        try:
+            with torch.no_grad():
+                found = flatten(self.model(*cast_inputs(inputs, torch.float64)))
+        except (Exception, SystemExit) as error:  # the libraries' own code; one of them calls exit
+            raise NotRunError(f"the original modules cannot run here: {first_line(error)}") from None
+        if not all(bool(torch.isfinite(t).all()) for t in found if t.is_floating_point()):
+            raise NotRunError("the original modules give NaN or infinity, which says nothing about a file")
+        return [t.numpy() for t in found]

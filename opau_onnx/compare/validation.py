@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx.compare.activations import ActivationCheck, check_activations
-from opau_onnx.compare.backends import Runtime, open_runtime
+from opau_onnx.compare.opening import open_runtime
+from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import Axes

@@ -12,9 +12,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from opau_onnx.compare.backends import Runtime, open_model
 from opau_onnx.compare.batches import Batch
 from opau_onnx.compare.hooks import add_outputs
+from opau_onnx.compare.opening import open_model
+from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.sketches import InputSketch
 from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
 from opau_onnx.errors import CollapseError, LoadError, SpecError, ValidationError

@@ -25,6 +25,20 @@ _registered_on: weakref.WeakSet[Any] = weakref.WeakSet()
 _REGISTERED_TWICE = "Domain already set in registry"
 
 
+def quiet_options(**settings: Any) -> onnxruntime.SessionOptions:
+    """Session options that log nothing but fatal errors.
+
+    Args:
+        settings: attributes of ``onnxruntime.SessionOptions`` besides, e.g. ``intra_op_num_threads=1``.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    for name, value in {"log_severity_level": 4, **settings}.items():
+        setattr(options, name, value)
+    return options
+
+
 def create_session(
     model: str | Path | bytes | onnx.ModelProto,
     device: Device = "auto",

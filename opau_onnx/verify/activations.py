@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from opau_onnx.compare import curves, isolated, runtimes
+from opau_onnx.compare import curves, isolated
 from opau_onnx.compare.hooks import Call, Key, watching
 from opau_onnx.compare.isolated import Alone, Function, Opener
+from opau_onnx.compare.runtimes import runtime_class
 from opau_onnx.compare.sketches import InputSketch
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
@@ -112,8 +113,7 @@ def calls_of(source: Source) -> dict[Key, Call]:
 
 def openers(file: VerifiedFile) -> dict[str, Opener]:
     """Makers of the runtimes that ran the file, for parts of it."""
-    known = runtimes.classes()
-    return {run.name: _opener(known[run.name]) for run in file.ran}
+    return {run.name: _opener(runtime_class(run.name)) for run in file.ran}
 
 
 def _opener(kind: type[Any]) -> Opener:

@@ -10,13 +10,14 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from opau_onnx.compare import runtimes
 from opau_onnx.compare.activations import TORCH
 from opau_onnx.compare.hooks import Key, match
 from opau_onnx.compare.loop import Run
 from opau_onnx.compare.names import ORIGINAL
 from opau_onnx.compare.names import TORCH as PYTORCH
-from opau_onnx.compare.runtimes import NotRunError
+from opau_onnx.compare.originals import OriginalModules
+from opau_onnx.compare.runtime import NotRunError
+from opau_onnx.compare.runtimes import runtime_class
 from opau_onnx.errors import LoadError, ValidationError
 from opau_onnx.graph.axes import Axes, open_axes
 from opau_onnx.graph.lookup import Site, collapsed_form, find_sites
@@ -121,21 +122,21 @@ def open_runs(file: VerifiedFile, source: Source, names: Sequence[str], budget: 
         names: of the runtimes; PyTorch among them is passed over.
         budget: seconds after which the slow evaluator stops.
     """
-    known = runtimes.classes()
     for name in (n for n in names if n != PYTORCH):
-        reason = known[name].unavailable()
+        kind = runtime_class(name)
+        reason = kind.unavailable()
         if reason is not None:
             file.runs.append(Run(name, file.outputs, reason=reason))
             continue
         try:
-            runtime = known[name](file.path)
+            runtime = kind(file.path)
         except NotRunError as error:
             file.runs.append(Run(name, file.outputs, reason=str(error), applicable=error.applicable))
             continue
         runtime.seconds = budget if name == "reference" else None
         file.runs.append(Run(name, file.outputs, runtime=runtime, record=runtime.record))
     if source.original is not None:
-        before = runtimes.OriginalModules(source.original)
+        before = OriginalModules(source.original)
         file.runs.append(Run(ORIGINAL, file.outputs, runtime=before, record=before.record))
 
 

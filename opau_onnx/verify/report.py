@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from opau_onnx._version import __version__
 from opau_onnx.compare.loop import Run, TorchRun
 from opau_onnx.compare.names import DIFFERENT, EQUAL, NOT_RUN, REPORT_SCHEMA, TORCH
-from opau_onnx.compare.runtimes import torch_record
 from opau_onnx.errors import ValidationError
 from opau_onnx.io.source import Source
 from opau_onnx.verify.activations import ActivationResult
@@ -149,7 +150,7 @@ class VerifyResult:
             "missing": self.missing,
             "model": {"name": self.source.name, "kind": self.source.kind, "sha256": self.source.sha256},
             "adopted": [record.as_dict() for record in self.source.adopted],
-            "reference": torch_record(),
+            "reference": _torch_record(),
             "data": self.data,
             "settings": self.settings,
             "files": [result.as_dict() for result in self.files],
@@ -192,3 +193,13 @@ def write_report(result: VerifyResult, folder: Path) -> None:
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _torch_record() -> dict[str, str]:
+    """What PyTorch is, as plain data."""
+    return {
+        "version": f"torch {torch.__version__}",
+        "device": "cpu",
+        "provider": "eager",
+        "implementation": "opau_onnx.nn, block by block",
+    }

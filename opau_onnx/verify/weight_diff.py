@@ -12,9 +12,9 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from opau_onnx.compare.backends import OnnxRuntime
 from opau_onnx.compare.hooks import serialized
 from opau_onnx.compare.isolated import Function
+from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.lookup import Site
 

@@ -97,7 +97,7 @@ def test_differing_comes_before_not_run(lenet: Path, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--runtimes", "tvm"], "--runtimes holds 'tvm'; expected some of torch, ort-function"),
+        (["--runtimes", "tvm"], "--runtimes holds 'tvm'; expected some of torch, node"),
         (["--runtimes", "torch"], "--runtimes names torch alone"),
         (["--data", "nothing.npz"], "there are no samples at nothing.npz"),
         (["--input-shape", "1,x"], "--input-shape is '1,x'"),

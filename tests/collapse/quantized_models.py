@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from opau_onnx.collapse.api import clean
 from opau_onnx.collapse.passes import lookup
 from opau_onnx.collapse.passes.standard import Replaced
-from opau_onnx.compare.backends import OnnxRuntime, reference_evaluator
+from opau_onnx.compare.runtimes.reference import reference_evaluator
+from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.core.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
 from opau_onnx.graph import function
 from opau_onnx.graph.nodes import node_attributes, overload_name

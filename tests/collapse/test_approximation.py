@@ -20,7 +20,7 @@ from opau_onnx.collapse.approximation.ranges import activation_ranges, run, shif
 from opau_onnx.collapse.passes.operators import NumpyOps
 from opau_onnx.collapse.plan_search import one_row
 from opau_onnx.collapse.validation import Data
-from opau_onnx.compare.backends import OnnxRuntime
+from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import BASES, FORMS, Config
 from opau_onnx.errors import CollapseError, LoadError, ValidationError

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from opau_onnx import collapse_model, create_session, export_model
 from opau_onnx.collapse.api import clean
 from opau_onnx.collapse.passes import fused
-from opau_onnx.compare.backends import ort_value
+from opau_onnx.compare.arrays import ort_value
 from opau_onnx.core.spec import BASES, DOMAIN, FIXED_OP_TYPE, FORMS, Config
 from opau_onnx.nn import HP1, OrthogonalPade
 from opau_onnx.runtime.assignment import assignments
@@ -43,7 +43,7 @@ def kernel(proto: onnx.ModelProto, *arrays: Any) -> Any:
     (found,) = assignments(session)
     assert found.implementation == "kernel"
     feed = {v.name: ort_value(single.to_torch(a)) for v, a in zip(session.get_inputs(), arrays, strict=True)}
-    from opau_onnx.compare.backends import array
+    from opau_onnx.compare.arrays import array
 
     return array(session.run_with_ort_values(None, feed)[0])
 

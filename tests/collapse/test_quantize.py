@@ -22,7 +22,7 @@ from opau_onnx.collapse import lookup_validation, quantize, summary
 from opau_onnx.collapse.lookup_validation import Drift, LutValidation
 from opau_onnx.collapse.passes import lookup
 from opau_onnx.collapse.validation import Data
-from opau_onnx.compare.backends import OnnxRuntime
+from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.errors import CollapseError, LoadError
 from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.samples import Samples

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from opau_onnx.compare.backends import OnnxRuntime
+from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.nn import HP1, HP2, PAU, OrthogonalPade
 

@@ -14,7 +14,7 @@ import onnx.inliner
 import onnx_ir as ir
 import torch
 
-from opau_onnx.compare.backends import OnnxRuntime
+from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import BASES, DOMAIN, OP_TYPE, OPSET_VERSION, Config, ordinary_limit
 from opau_onnx.graph import function

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import InlinePass
 
-from opau_onnx.compare.backends import OnnxRuntime
+from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.core.spec import DOMAIN, OPSET_VERSION, Config
 from opau_onnx.graph import function
 from opau_onnx.graph.nodes import overload_name

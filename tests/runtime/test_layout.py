@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx import ValidationConfig, collapse_model, create_session, export_model
-from opau_onnx.compare.backends import array, ort_value
+from opau_onnx.compare.arrays import array, ort_value
 from opau_onnx.errors import SpecError
 from opau_onnx.nn import HP1, OrthogonalPade
 from opau_onnx.runtime import layout, optimize

@@ -19,7 +19,7 @@ from opau_onnx.errors import DeviceError, LoadError
 from opau_onnx.protocol.errors import RunError, UnavailableError
 from opau_onnx.serve.config import ServerSettings, Settings, check
 from opau_onnx.serve.ray import engine
-from opau_onnx.serve.ray.calls import SERVICE, Calls
+from opau_onnx.serve.ray.calls import Calls
 from opau_onnx.serve.ray.cluster import connected
 from opau_onnx.serve.ray.replica import Health, OneOfManyError, ReplicaService
 from opau_onnx.serve.ray.settings import arguments, deployment_options, on_replica
@@ -27,7 +27,7 @@ from opau_onnx.serve.ray.signals import Signals
 from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.gate import Gate
 from opau_onnx.serve.rpc.infer import Infer
-from opau_onnx.serve.rpc.methods import Methods
+from opau_onnx.serve.rpc.methods import SERVICE, Methods
 from opau_onnx.serve.service import Request
 from tests.serve import nets
 

@@ -132,7 +132,7 @@ def test_agreement_without_labels_is_counted_where_it_is_asked_for(files: dict[s
 
 
 def test_the_worst_sample_is_the_one_that_was_spoilt(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from opau_onnx.compare.runtimes import OrtFunction
+    from opau_onnx.compare.runtimes.ort_function import OrtFunction
 
     true = OrtFunction.run
     seen = 0
@@ -409,7 +409,7 @@ def test_nothing_is_written_where_the_page_cannot_be_made(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"runtimes": ["tvm"]}, "unknown runtime 'tvm'; expected some of torch, ort-function"),
+        ({"runtimes": ["tvm"]}, "unknown runtime 'tvm'; expected some of torch, node"),
         ({"runtimes": ["torch"]}, "no runtime to compare PyTorch with"),
         ({"min_agreement": 1.5}, "expected a share from 0 to 1"),
         ({"batch": 0}, "expected at least 1"),

@@ -13,7 +13,7 @@ from opau_onnx.collapse.approximation.approximate import Range
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.samples import Samples
-from opau_onnx.runtime.session import create_session
+from opau_onnx.runtime.session import create_session, quiet_options
 
 BATCH = 64
 """Samples in one run."""
@@ -54,12 +54,9 @@ def run(model: ir.Model, samples: Samples, outputs: Sequence[str] | None = None)
     Raises:
         ValidationError: onnxruntime refuses the model or the samples.
     """
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        session = create_session(ir.to_proto(model), "cpu", session_options=options, optimize="none")
+        session = create_session(ir.to_proto(model), "cpu", session_options=quiet_options(), optimize="none")
         names = [v.name for v in session.get_outputs()] if outputs is None else list(outputs)
         feeds = [v.name for v in session.get_inputs()]
         for start in range(0, len(samples), BATCH):

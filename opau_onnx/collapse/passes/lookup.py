@@ -25,7 +25,7 @@ from opau_onnx.collapse.passes.operators import Constants
 from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.compare.activations import TORCH
-from opau_onnx.compare.backends import open_model
+from opau_onnx.compare.opening import open_model
 from opau_onnx.errors import CollapseError
 from opau_onnx.graph.frozen import Frozen, freeze
 from opau_onnx.graph.metadata import MODULE

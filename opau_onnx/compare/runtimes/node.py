@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 import torch
 
-from opau_onnx.compare.backends import to_numpy
-from opau_onnx.compare.runtimes import Model, NotRunError, VerifiedRuntime
+from opau_onnx.compare.arrays import to_numpy
+from opau_onnx.compare.runtime import Model, NotRunError, VerifiedRuntime
 
 PACKAGE = "onnxruntime-node"
 SCRIPT = "node_runtime.js"
@@ -61,7 +61,9 @@ class Node(VerifiedRuntime):
             (place / "model.onnx").write_bytes(model)
             model = place / "model.onnx"
         script = place / SCRIPT
-        script.write_text((resources.files("opau_onnx.compare") / SCRIPT).read_text(encoding="utf-8"), encoding="utf-8")
+        script.write_text(
+            (resources.files("opau_onnx.compare.runtimes") / SCRIPT).read_text(encoding="utf-8"), encoding="utf-8"
+        )
         self.errors = (place / "errors").open("w+")
         self.process = subprocess.Popen(
             [node, str(script), str(package), str(model.resolve())], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
