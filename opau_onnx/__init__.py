@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from opau_onnx.collapse.quantize import QuantizationConfig
     from opau_onnx.collapse.result import CollapseResult
     from opau_onnx.collapse.validation import ValidationConfig
-    from opau_onnx.compare.validation import ToleranceConfig
+    from opau_onnx.compare.policies import ToleranceConfig
     from opau_onnx.core.spec import Config
     from opau_onnx.export.api import ExportConfig, ExportResult, export_model, validate_model
     from opau_onnx.io.checkpoint import save_checkpoint

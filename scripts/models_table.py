@@ -81,7 +81,7 @@ def forms(model: Model) -> dict[str, tuple[str, dict[str, Any], Callable[[Collap
 
 def _approximated(result: CollapseResult) -> str:
     changed = sum(bool(a.approximation and a.approximation.chosen) for a in result.replaced)
-    return f"{changed} of {len(result.replaced)} simpler, {sum(a.differ for a in result.agreements)} classes differ"
+    return f"{changed} of {len(result.replaced)} simpler, {sum(a.differing for a in result.agreements.values())} classes differ"
 
 
 def _tables(result: CollapseResult) -> str:

@@ -102,7 +102,7 @@ def _run(
         from opau_onnx.collapse.api import collapse_model
         from opau_onnx.collapse.quantize import QuantizationConfig
         from opau_onnx.collapse.validation import Data, ValidationConfig
-        from opau_onnx.compare.validation import ToleranceConfig
+        from opau_onnx.compare.policies import ToleranceConfig
 
         comparing = ValidationConfig(options=ToleranceConfig(**check), **against)
         with failing(output, verbose=verbose):

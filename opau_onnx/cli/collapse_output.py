@@ -30,8 +30,9 @@ def show(result: CollapseResult, *, verbose: bool) -> None:
         return
     validation(out, result.validation, verbose=verbose)
     lut_output.show(out, result)
-    for a in result.agreements:
-        out.print(f"{escape(a.output)}: the class differs in {a.differ:,} of {a.rows:,} rows", highlight=False)
+    for name, found in result.agreements.items():
+        text = f"{escape(name)}: top-1 prediction differs on {found.differing:,} of {found.samples:,} samples"
+        out.print(text, highlight=False)
     if result.equal:
         out.print(f"[bold green]equal[/]: {escape(str(result.path))} written", highlight=False)
     else:

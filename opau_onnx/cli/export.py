@@ -134,7 +134,7 @@ def _run(
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
-        from opau_onnx.compare.validation import ToleranceConfig
+        from opau_onnx.compare.policies import ToleranceConfig
         from opau_onnx.export.api import ExportConfig, export_model, validate_model, write_report
         from opau_onnx.io.quiet import quiet
         from opau_onnx.io.source import load

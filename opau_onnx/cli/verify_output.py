@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from opau_onnx.cli.common import console, table
-from opau_onnx.compare.agreement import LabelStatistics
+from opau_onnx.compare.agreement import TopKAgreement
 from opau_onnx.compare.isolated import Alone
 from opau_onnx.compare.names import TORCH
 from opau_onnx.compare.tensors import Comparison
@@ -81,7 +81,7 @@ def _runtimes(out: Console, found: FileResult) -> None:
             out.print(f"{run.name}  [bold yellow]in part[/]: {seen}, then its time was over", highlight=False)
 
 
-def _labels(labels: LabelStatistics | None) -> list[str]:
+def _labels(labels: TopKAgreement | None) -> list[str]:
     if labels is None:
         return ["", ""]
     return [f"{100 * labels.right / labels.known:.2f} %" if labels.known else "", f"{labels.differing:,}"]

@@ -11,14 +11,16 @@ import torch
 
 from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.collapse.plan_search import hard_inputs
-from opau_onnx.compare.activations import DENSE, TORCH, WELL_CONDITIONED, ActivationCheck, grid, shaped, tolerance
+from opau_onnx.compare.activations import DENSE, WELL_CONDITIONED, ActivationCheck, grid, shaped, tolerance
 from opau_onnx.compare.arrays import to_numpy
 from opau_onnx.compare.opening import open_model
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, compare
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
+from opau_onnx.graph.dtypes import NAMES
 from opau_onnx.graph.frozen import Frozen
+from opau_onnx.nn.casting import DTYPES, dtype_name
 
 AFFINE_ROUNDINGS = 4.0
 """Of scale x + shift, in units of the roundoff of both terms' sizes: two operations on constants that were rounded too."""
@@ -34,14 +36,14 @@ def check(model: ir.Model, replaced: Replaced) -> ActivationCheck:
     Raises:
         ValidationError: the nodes are not in the file, or no runtime can run them.
     """
-    dtype = TORCH[replaced.dtype]
+    dtype = DTYPES[NAMES[replaced.dtype]]
     # What was absorbed has no counterpart before: then the function is taken as it is meant now.
     function = replaced.frozen if replaced.absorbed else replaced.before
     near = torch.from_numpy(hard_inputs(replaced.frozen.wide())).to(dtype)
     config, channels = placed(function, replaced.shape)
     x, function = shaped(config, torch.cat([grid(dtype), near]), channels), replace(function, config=config)
     actual = open_model(cut(model, replaced, x), [x]).run([x])[0]
-    kind, wide = str(dtype).removeprefix("torch."), to_numpy(x).astype(np.float64)
+    kind, wide = dtype_name(dtype), to_numpy(x).astype(np.float64)
     at, known, slack = _known(function, wide)
     limit, usual = tolerance(known, kind) + slack, np.abs(at) <= DENSE
     if replaced.approximation is not None and replaced.approximation.bound:

@@ -13,10 +13,11 @@ from opau_onnx.collapse import isolated
 from opau_onnx.collapse.passes.lookup import Tabled, stored
 from opau_onnx.collapse.passes.lookup_sites import CODES, Linear
 from opau_onnx.collapse.passes.standard import Replaced
-from opau_onnx.compare.activations import TORCH, ActivationCheck, tolerance
+from opau_onnx.compare.activations import ActivationCheck, tolerance
 from opau_onnx.compare.opening import open_model
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.core import oracle
+from opau_onnx.graph.dtypes import NAMES
 from opau_onnx.graph.frozen import Frozen
 
 
@@ -75,7 +76,7 @@ def _all_codes(replaced: Tabled, expected: Any, actual: Any) -> Comparison:
 
 def _exact(function: Frozen, name: str, original: ir.Model, given: list[Any]) -> tuple[Comparison, oracle.Evaluation, Any]:
     """(the float result against the oracle, the oracle, the tolerance)."""
-    kind = str(TORCH[original.graph.outputs[1].dtype]).removeprefix("torch.")
+    kind = NAMES[original.graph.outputs[1].dtype]
     x = np.asarray(given[0], dtype=np.float64)
     known = oracle.evaluate(function.config, x, function.numerator, function.denominator)
     limit = np.broadcast_to(tolerance(known, kind), x.shape)

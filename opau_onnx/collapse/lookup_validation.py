@@ -15,11 +15,16 @@ from opau_onnx.collapse import files, lookup_check
 from opau_onnx.collapse.lookup_check import TableCheck
 from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.collapse.quantize import runs
+from opau_onnx.compare.agreement import agreement_of, are_classes
+from opau_onnx.compare.batches import random_batches
+from opau_onnx.compare.loop import compare_batches
 from opau_onnx.compare.opening import open_runtime
+from opau_onnx.compare.policies import ToleranceConfig
+from opau_onnx.compare.references import FileReference, flatten
 from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.sessions import OnnxRuntime
-from opau_onnx.compare.tensors import Comparison, compare
-from opau_onnx.compare.validation import ToleranceConfig, Validation, batches, flatten
+from opau_onnx.compare.tensors import Comparison
+from opau_onnx.compare.validation import Validation
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import open_axes
 from opau_onnx.io.samples import Samples
@@ -133,24 +138,20 @@ def validate(
 
 
 def _same(
-    before: Path, after: Path, inputs: Sequence[torch.Tensor], options: ToleranceConfig, samples: Samples | None
+    before: Path, after: Path, inputs: Sequence[torch.Tensor], config: ToleranceConfig, samples: Samples | None
 ) -> tuple[str, str, list[Comparison]]:
     model = ir.load(before)
-    names = [str(v.name) for v in model.graph.outputs]
-    axes = open_axes(model)
-    one, other = (_as_written(path, inputs) for path in (before, after))
-    cases: list[tuple[str, Sequence[torch.Tensor]]] = list(batches(inputs, axes, options))
+    quantized, collapsed = (_as_written(path, inputs) for path in (before, after))
+    cases: list[tuple[str, Sequence[torch.Tensor]]] = list(random_batches(inputs, open_axes(model), config))
     if samples is not None:
         kept = samples.first(EXACT)
         text = f"{len(kept):,} samples of {kept.source}"
         cases += [(f"{text}{_FROM}{rows.start}", _batch(kept, rows)) for rows in runs(model, kept)]
-    found = []
-    for label, batch in cases:
-        for name, want, got in zip(names, one.run(batch), other.run(batch), strict=True):
-            atol, rtol = options.atol or 0.0, options.rtol or 0.0
-            found.append(compare(f"{name}, {label}", want, got, "float32", atol=atol, rtol=rtol))
+    reference = FileReference(before, inputs, config.seed, runtime=quantized, exact=True)
+    names = [str(v.name) for v in model.graph.outputs]
+    found = compare_batches(collapsed, [(reference, "")], names, cases, config)
     text = "operators as written"
-    return f"{other.description}, {text}", f"the original file, {one.description}, {text}", _merged(found)
+    return f"{collapsed.description}, {text}", f"{reference.description}, {text}", _merged(found)
 
 
 def _as_written(path: Path, inputs: Sequence[torch.Tensor]) -> Runtime:
@@ -178,10 +179,12 @@ def _drift(exact: Float, before: Path, after: Path, samples: Samples) -> list[Dr
         each = {name: results[i] for name, results in outputs.items()}
         want, got = each["float"], each["collapsed"]
         error = np.abs(want - got)
-        classes = want.ndim == 2 and want.shape[1] > 1
-        differ = int((want.argmax(axis=1) != got.argmax(axis=1)).sum()) if classes else None
-        labels = samples.labels[: len(want)] if classes and samples.labels is not None else None
-        accuracy = {} if labels is None else {n: float((y.argmax(axis=1) == labels).mean()) for n, y in each.items()}
+        differ, accuracy = None, {}
+        if are_classes(want):
+            labels = None if samples.labels is None else samples.labels[: len(want)]
+            agreements = {name: agreement_of(values, want, labels) for name, values in each.items()}
+            differ = agreements["collapsed"].differing
+            accuracy = {} if labels is None else {n: a.right / a.known for n, a in agreements.items()}
         largest, mean = float(error.max(initial=0.0)), float(error.mean()) if error.size else 0.0
         found.append(Drift(str(value.name), len(want), reference, differ, exact.minimum, accuracy, largest, mean))
     return found

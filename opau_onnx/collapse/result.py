@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from opau_onnx._version import __version__
-from opau_onnx.collapse.approximation_check import Agreement
 from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.collapse.quantize import Quantized
 from opau_onnx.collapse.summary import Side
+from opau_onnx.compare.agreement import TopKAgreement
 from opau_onnx.compare.validation import Validation
 from opau_onnx.graph import save
 from opau_onnx.io.atomic import replacing
@@ -31,7 +31,7 @@ class CollapseResult:
         validation: None where it was not asked for.
         before, after: what the files hold and how long they take; None where nothing was run.
         tolerance: by how much each activation may differ on the range of its inputs; 0 for roundings only.
-        agreements: of classes, on the data, where a tolerance was given.
+        agreements: of predictions on the data, by output, where a tolerance was given.
         quantized: how the model was quantized first; None where it was not.
         between: the quantized file, as before and after.
     """
@@ -45,7 +45,7 @@ class CollapseResult:
     before: Side | None = None
     after: Side | None = None
     tolerance: float = 0.0
-    agreements: Sequence[Agreement] = ()
+    agreements: Mapping[str, TopKAgreement] = field(default_factory=dict)
     quantized: Quantized | None = None
     between: Side | None = None
 
@@ -69,7 +69,7 @@ class CollapseResult:
             "quantized": self.between.as_dict() if self.between else None,
             "before": self.before.as_dict() if self.before else None,
             "after": self.after.as_dict() if self.after else None,
-            "classes": [a.as_dict() for a in self.agreements],
+            "classes": [{"output": name, **found.as_dict()} for name, found in self.agreements.items()],
             "validation": self.validation.as_dict() if self.validation else {"verdict": "not validated"},
         }
 

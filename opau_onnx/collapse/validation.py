@@ -11,18 +11,18 @@ import onnx_ir as ir
 import torch
 
 from opau_onnx.collapse import files, isolated, lookup_validation
-from opau_onnx.collapse.approximation_check import Agreement, compare_changed
+from opau_onnx.collapse.approximation_check import compare_approximation
 from opau_onnx.collapse.result import CollapseResult
 from opau_onnx.collapse.summary import summarize
-from opau_onnx.compare.activations import TORCH
-from opau_onnx.compare.originals import compare_original
-from opau_onnx.compare.validation import ToleranceConfig, Validation, validate
+from opau_onnx.compare.agreement import TopKAgreement
+from opau_onnx.compare.policies import ToleranceConfig
+from opau_onnx.compare.validation import Validation, validate
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import open_axes
 from opau_onnx.io.datasets import Split
 from opau_onnx.io.samples import Samples, read_samples
 from opau_onnx.io.source import Source, load
-from opau_onnx.nn.casting import cast_inputs
+from opau_onnx.nn.casting import DTYPES, cast_inputs
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def compared(
     if result.form == "lut":
         found = _validate_lut(result, model, staged, origin, inputs, comparing, data)
     elif result.tolerance and data is not None:
-        found, agreements = _validate_changed(result, model, staged, origin, data, comparing.options)
+        found, agreements = _validate_approximation(result, model, staged, origin, data, comparing.options)
         result = replace(result, agreements=agreements)
     else:
         found = _validate(result, model, staged, origin, inputs, comparing.options)
@@ -102,18 +102,18 @@ def _validate(
         runtime, reference, outputs = files.compare_files(result.source, staged, inputs, options)
         return Validation(runtime, reference, activations, outputs)
     axes = open_axes(model)
-    found = validate(origin.model, staged, inputs, axes, _dtype(model), options)
-    if origin.original is not None:
-        found = compare_original(found, origin.original, staged, inputs, axes, _dtype(model), options)
+    found = validate(origin.model, staged, inputs, axes, _dtype(model), options, origin.original)
     return Validation(found.runtime, found.reference, activations, found.outputs)
 
 
-def _validate_changed(
+def _validate_approximation(
     result: CollapseResult, model: ir.Model, staged: Path, origin: Source | None, data: Data, options: ToleranceConfig
-) -> tuple[Validation, list[Agreement]]:
+) -> tuple[Validation, dict[str, TopKAgreement]]:
     activations = [isolated.check(model, r) for r in result.replaced]
     module = None if origin is None else origin.model
-    outputs, agreements = compare_changed(result.source, staged, data.read(model, "test"), result.tolerance, options, module)
+    outputs, agreements = compare_approximation(
+        result.source, staged, data.read(model, "test"), result.tolerance, options, module
+    )
     import onnxruntime
 
     runtime = f"onnxruntime {onnxruntime.__version__}, CPU"
@@ -137,7 +137,6 @@ def _validate_lut(
 def _dtype(model: ir.Model) -> torch.dtype:
     """Of the file's weights."""
     name = model.metadata_props.get("opau.dtype")
-    kinds = {str(kind).removeprefix("torch."): kind for kind in TORCH.values()}
-    if name is not None and name not in kinds:
-        raise ValidationError(f"the file says that it holds {name!r}; expected one of {', '.join(kinds)}")
-    return kinds[name or "float32"]
+    if name is not None and name not in DTYPES:
+        raise ValidationError(f"the file says that it holds {name!r}; expected one of {', '.join(DTYPES)}")
+    return DTYPES[name or "float32"]

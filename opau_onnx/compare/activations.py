@@ -18,10 +18,11 @@ from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
+from opau_onnx.graph.dtypes import NAMES
 from opau_onnx.graph.metadata import MODULE
 from opau_onnx.graph.nodes import node_attributes, opau_nodes, read_config
 from opau_onnx.nn import OrthogonalPade
-from opau_onnx.nn.casting import tensors_by_name
+from opau_onnx.nn.casting import DTYPES, dtype_name, tensors_by_name
 
 DENSE = 12.0
 """The grid is dense up to this magnitude, and the largest absolute error is that of this range."""
@@ -29,13 +30,6 @@ WELL_CONDITIONED = 10.0
 """The largest error in ULP is that of the inputs whose condition number is below this: elsewhere P or Q cancels."""
 LARGEST = 2**18
 """So many inputs are tried at once at most, for all channels together: the oracle takes a second for them."""
-
-TORCH = {
-    ir.DataType.FLOAT: torch.float32,
-    ir.DataType.DOUBLE: torch.float64,
-    ir.DataType.FLOAT16: torch.float16,
-    ir.DataType.BFLOAT16: torch.bfloat16,
-}
 
 
 @dataclass(frozen=True)
@@ -116,13 +110,13 @@ def _same(tensor: torch.Tensor, stored: Any) -> bool:
 
 
 def _compare(model: ir.Model, node: ir.Node, module: OrthogonalPade, known: tuple[Config, Any, Any]) -> Comparison:
-    dtype = TORCH.get(node.inputs[0].dtype, torch.float32)
+    dtype = DTYPES[NAMES.get(node.inputs[0].dtype, "float32")]
     config, c, d = known
     x = shaped(config, grid(dtype))
     with torch.no_grad():
         expected = module(x)
     actual = OnnxRuntime(_alone(model, node, x)).run([x])[0]
-    kind = str(dtype).removeprefix("torch.")
+    kind = dtype_name(dtype)
     wide = x.double().numpy()
     exact = oracle.evaluate(config, wide, c, d)
     return compare(

@@ -1,4 +1,4 @@
-"""Labels: how often a runtime is right, and for which samples it decides otherwise than PyTorch."""
+"""Top-k agreement: how often two models predict the same class, and how often each is right."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Disagreement:
 
 
 @dataclass
-class LabelStatistics:
-    """What was counted.
+class TopKAgreement:
+    """Predictions of a runtime against those of its reference.
 
     Attributes:
         samples: all.
@@ -103,3 +103,10 @@ class LabelStatistics:
 def are_classes(values: Any) -> bool:
     """Whether an output can be read as one number for each class: shape (N, classes)."""
     return np.ndim(values) == 2 and np.shape(values)[1] > 1
+
+
+def agreement_of(actual: Any, expected: Any, labels: npt.NDArray[np.int64] | None = None) -> TopKAgreement:
+    """The agreement over all samples at once, shapes (N, classes); ``labels`` has shape (N,)."""
+    found = TopKAgreement()
+    found.add(0, actual, expected, labels)
+    return found

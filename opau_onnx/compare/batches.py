@@ -11,10 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from opau_onnx.compare import validation
+from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import Axes
 from opau_onnx.io.samples import Samples
+
+SCALES = (0.1, 1.0, 10.0)
+"""Of the random inputs, in units of the example's spread."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,38 @@ class Batches:
     labels: bool
 
 
-def of_examples(inputs: Sequence[Tensor], axes: Axes, options: validation.ToleranceConfig) -> Batches:
+def of_examples(inputs: Sequence[Tensor], axes: Axes, options: ToleranceConfig) -> Batches:
     """The example inputs and random batches, as opau-export's check has them."""
-    parts = [Batch(name, None, rows) for name, rows in validation.batches(inputs, axes, options)]
+    parts = [Batch(name, None, rows) for name, rows in random_batches(inputs, axes, options)]
     return Batches("the example input and random inputs", parts, sum(b.rows for b in parts), 0, False)
+
+
+def random_batches(inputs: Sequence[Tensor], axes: Axes, options: ToleranceConfig) -> list[tuple[str, tuple[Tensor, ...]]]:
+    """The example input, and random ones of several scales and, where axis 0 is dynamic, batch sizes."""
+    generator = torch.Generator().manual_seed(options.seed)
+    found = [("example input", tuple(inputs))]
+    dynamic = any(0 in names for names in axes.values())
+    own = next((x.shape[0] for x in inputs if x.dim()), 1)
+    sizes = sorted({1, 2, options.samples}) if dynamic else [own]
+    for scale in SCALES:
+        for size in sizes:
+            batch = tuple(_random(x, size if 0 in axes.get(i, {}) else None, scale, generator) for i, x in enumerate(inputs))
+            found.append((f"random, scale {scale:g}, batch {size}", batch))
+    return found
+
+
+def _random(x: Tensor, size: int | None, scale: float, generator: torch.Generator) -> Tensor:
+    shape = list(x.shape)
+    if size is not None:
+        shape[0] = size
+    if x.is_floating_point():
+        spread = float(x.double().std(correction=0)) if x.numel() else 0.0
+        spread = spread if 0.0 < spread < float("inf") else 1.0  # not for a constant, an infinite or a NaN example
+        return (torch.randn(shape, generator=generator, dtype=torch.float64) * spread * scale).to(x.dtype)
+    if x.dtype == torch.bool:
+        return torch.rand(shape, generator=generator) < 0.5
+    low, high = (int(x.min()), int(x.max())) if x.numel() else (0, 1)
+    return torch.randint(low, high + 1, shape, generator=generator).to(x.dtype)
 
 
 def of_samples(samples: Samples, axes: Axes, size: int, fixed: int | None) -> Batches:

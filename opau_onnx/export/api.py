@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx._version import __version__
-from opau_onnx.compare.originals import compare_original
-from opau_onnx.compare.validation import ToleranceConfig, Validation, validate
+from opau_onnx.compare.policies import ToleranceConfig
+from opau_onnx.compare.validation import Validation, validate
 from opau_onnx.errors import ExportError
 from opau_onnx.export import conversion, program
 from opau_onnx.graph import opsets, save
@@ -22,7 +22,7 @@ from opau_onnx.graph.metadata import add_metadata, describe
 from opau_onnx.io.atomic import replacing
 from opau_onnx.io.quiet import quiet
 from opau_onnx.io.source import Source, as_source
-from opau_onnx.nn.casting import DTYPES, cast_inputs, cast_model, input_names, model_dtype, tensors_by_name
+from opau_onnx.nn.casting import DTYPES, cast_inputs, cast_model, dtype_name, input_names, model_dtype, tensors_by_name
 
 REPORT_SCHEMA = "opau_onnx.export_report/1"
 
@@ -133,7 +133,7 @@ def export_model(
     source = as_source(model, inputs)
     _check_opset(settings.opset)
     dtype, traced, axes = _trace(source, settings, progress)
-    kind = str(dtype).removeprefix("torch.")
+    kind = dtype_name(dtype)
     opset = settings.opset or opsets.default(kind)
     progress("converting to ONNX")
     names = [axes.get(i, {}) for i in range(len(source.inputs))]
@@ -190,10 +190,7 @@ def validate_model(
 
 def _validate(source: Source, path: Path, axes: Axes, dtype: torch.dtype, options: ToleranceConfig) -> Validation:
     """Against our modules, and against those of other libraries that they were made from."""
-    found = validate(source.model, path, source.inputs, axes, dtype, options)
-    if source.original is None:
-        return found
-    return compare_original(found, source.original, path, source.inputs, axes, dtype, options)
+    return validate(source.model, path, source.inputs, axes, dtype, options, source.original)
 
 
 def _check_opset(opset: int | None) -> None:

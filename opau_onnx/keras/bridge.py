@@ -19,6 +19,7 @@ from opau_onnx.errors import ExportError
 from opau_onnx.keras.convert import to_torch
 from opau_onnx.keras.layer import BRIDGED, OrthogonalPade
 from opau_onnx.nn import OrthogonalPade as TorchOrthogonalPade
+from opau_onnx.nn.casting import dtype_name
 
 
 class _Shared:
@@ -107,7 +108,7 @@ class TorchModel(nn.Module):
     def _dtype(self) -> str:
         for name, parameter in self.named_parameters():
             if not isinstance(self.get_submodule(name.rpartition(".")[0]), TorchOrthogonalPade):
-                return str(parameter.dtype).removeprefix("torch.")
+                return dtype_name(parameter.dtype)
         return "float32"
 
 

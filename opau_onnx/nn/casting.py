@@ -18,6 +18,11 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype: "float32" of torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
 def model_dtype(model: nn.Module) -> torch.dtype:
     """The dtype of the model's weights: that of the first floating parameter or buffer, float32 if there is none.
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from opau_onnx.compare import batches as data
 from opau_onnx.compare.batches import Batches
 from opau_onnx.compare.isolated import Function
-from opau_onnx.compare.loop import TorchRun, Work, run_batches
 from opau_onnx.compare.names import RUNTIMES, TORCH
+from opau_onnx.compare.policies import ToleranceConfig
+from opau_onnx.compare.references import TorchReference
 from opau_onnx.compare.sketches import Watcher
-from opau_onnx.compare.validation import ToleranceConfig, TorchReference
 from opau_onnx.errors import ValidationError
 from opau_onnx.io.quiet import quiet
 from opau_onnx.io.samples import Samples, read_samples
@@ -26,6 +26,7 @@ from opau_onnx.verify.activations import calls_of, check_activations, check_weig
 from opau_onnx.verify.files import VerifiedFile, close_runs, open_runs, read_file
 from opau_onnx.verify.layers import Subject, look_inside
 from opau_onnx.verify.report import FileResult, VerifyResult, write_report
+from opau_onnx.verify.runs import TorchRun, Work, run_batches
 
 Progress = Callable[[str], None]
 

@@ -10,9 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from opau_onnx.compare.activations import TORCH
 from opau_onnx.compare.hooks import Key, match
-from opau_onnx.compare.loop import Run
 from opau_onnx.compare.names import ORIGINAL
 from opau_onnx.compare.names import TORCH as PYTORCH
 from opau_onnx.compare.originals import OriginalModules
@@ -20,9 +18,11 @@ from opau_onnx.compare.runtime import NotRunError
 from opau_onnx.compare.runtimes import runtime_class
 from opau_onnx.errors import LoadError, ValidationError
 from opau_onnx.graph.axes import Axes, open_axes
+from opau_onnx.graph.dtypes import NAMES
 from opau_onnx.graph.lookup import Site, collapsed_form, find_sites
 from opau_onnx.io.source import Source, sha256
-from opau_onnx.nn.casting import DTYPES
+from opau_onnx.nn.casting import DTYPES, dtype_name
+from opau_onnx.verify.runs import Run
 
 
 @dataclass
@@ -53,7 +53,7 @@ class VerifiedFile:
     @property
     def kind(self) -> str:
         """Name of the dtype."""
-        return str(self.dtype).removeprefix("torch.")
+        return dtype_name(self.dtype)
 
     @property
     def ran(self) -> list[Run]:
@@ -102,7 +102,7 @@ def _dtype(path: Path, model: ir.Model) -> torch.dtype:
         if said not in DTYPES:
             raise LoadError(f"{path} says that it holds {said!r}; expected one of {', '.join(DTYPES)}")
         return DTYPES[said]
-    return next((TORCH[v.dtype] for v in model.graph.inputs if v.dtype in TORCH), torch.float32)
+    return DTYPES[next((NAMES[v.dtype] for v in model.graph.inputs if v.dtype in NAMES), "float32")]
 
 
 def _fixed(model: ir.Model) -> int | None:

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from opau_onnx.compare.isolated import Alone
-from opau_onnx.compare.loop import OutputErrors, Run
 from opau_onnx.graph.nodes import node_attributes
 from opau_onnx.verify.activations import ActivationResult
 from opau_onnx.verify.layers import Inside, Layer, Place
+from opau_onnx.verify.runs import OutputErrors, Run
 from opau_onnx.verify.weight_diff import Stored
 
 NAMED = 4

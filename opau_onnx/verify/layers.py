@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from opau_onnx.compare.activations import LARGEST
 from opau_onnx.compare.hooks import Key, Tapped, add_outputs
 from opau_onnx.compare.isolated import Alone, Function, Opener, alone
+from opau_onnx.compare.loop import compare_output
+from opau_onnx.compare.policies import ToleranceConfig, largest
+from opau_onnx.compare.references import Expected, TorchReference
 from opau_onnx.compare.tensors import Comparison, distances
-from opau_onnx.compare.validation import Expected, ToleranceConfig, TorchReference, compare_output, largest
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.lookup import Site
 from opau_onnx.nn.casting import cast_inputs
@@ -58,7 +60,7 @@ class Place:
         self.rounding = max(self.rounding, largest(distances(expected.exact, expected.values)))
         self.size = max(self.size, largest(np.abs(expected.values)))
         values = np.asarray(values, dtype=np.float64)
-        new = compare_output(self.name, expected.values, values, expected.tolerance, kind, options)
+        new = compare_output(self.name, expected, values, kind, options)
         old = self.comparisons.get(runtime)
         if old is None or new.tolerance_needed > old.tolerance_needed:
             self.comparisons[runtime] = new
@@ -190,7 +192,7 @@ def look_inside(subject: Subject, batches: Iterable[Sequence[Tensor]]) -> Inside
     not_run: dict[str, str] = {}
     for batch in batches:
         inputs = _shortened(reference, cast_inputs(batch, subject.dtype), subject.cut)
-        expected = reference.measure(inputs)
+        expected = reference.expect(inputs)
         inner = _by_key(reference, expected[len(results) :])
         wanted = [*expected[: len(results)], *(inner[key] for key in keys)]
         for name, opener in subject.openers.items():
@@ -228,7 +230,7 @@ def _shortened(reference: TorchReference, inputs: tuple[Tensor, ...], cut: bool)
     rows = next((int(x.shape[0]) for x in inputs if x.dim()), 0)
     if not cut or rows < 2:
         return inputs
-    one = reference.measure(tuple(x[:1] for x in inputs))
+    one = reference.expect(tuple(x[:1] for x in inputs))
     room = max(ROOM // max(sum(int(np.size(e.values)) for e in one), 1), 1)
     return tuple(x[:room] for x in inputs)
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from opau_onnx._version import __version__
-from opau_onnx.compare.loop import Run, TorchRun
 from opau_onnx.compare.names import DIFFERENT, EQUAL, NOT_RUN, REPORT_SCHEMA, TORCH
 from opau_onnx.errors import ValidationError
 from opau_onnx.io.source import Source
@@ -23,6 +22,7 @@ from opau_onnx.verify.activations import ActivationResult
 from opau_onnx.verify.files import VerifiedFile
 from opau_onnx.verify.findings import Finding
 from opau_onnx.verify.layers import Inside
+from opau_onnx.verify.runs import Run, TorchRun
 from opau_onnx.verify.weight_diff import Stored
 
 

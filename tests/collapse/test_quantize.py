@@ -23,6 +23,7 @@ from opau_onnx.collapse.lookup_validation import Drift, LutValidation
 from opau_onnx.collapse.passes import lookup
 from opau_onnx.collapse.validation import Data
 from opau_onnx.compare.sessions import OnnxRuntime
+from opau_onnx.compare.tensors import compare
 from opau_onnx.errors import CollapseError, LoadError
 from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.samples import Samples
@@ -412,8 +413,8 @@ def test_the_last_samples_count_too() -> None:
 
 
 def test_the_result_of_the_worst_batch_is_shown() -> None:
-    base = lookup_validation.compare("y, data, from sample 0", [1.0], [1.0], "float32", atol=0.0)
-    worse = replace(lookup_validation.compare("y", [1.0], [2.0], "float32", atol=0.0), name="y, data, from sample 32")
+    base = compare("y, data, from sample 0", [1.0], [1.0], "float32", atol=0.0)
+    worse = replace(compare("y", [1.0], [2.0], "float32", atol=0.0), name="y, data, from sample 32")
     (found,) = lookup_validation._merged([base, worse, replace(base, name="y, data, from sample 64")])
     assert (found.name, found.elements, found.equal) == ("y, data", 3, False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opau_onnx.compare.agreement import LISTED, LabelStatistics
+from opau_onnx.compare.agreement import LISTED, TopKAgreement
 from opau_onnx.compare.statistics import PERCENTILES, ErrorStatistics, relative
 
 
@@ -66,7 +66,7 @@ def test_labels_by_hand() -> None:
     expected = np.array([[3.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 5.0, 4.75, 3.0, 2.0, 1.5], [9.0, 0, 0, 0, 0, 0, 0]])
     outputs = expected.copy()
     outputs[1, 3] = 5.5
-    labels = LabelStatistics()
+    labels = TopKAgreement()
     labels.add(100, outputs, expected, np.array([0, 0, 1]))
     assert (labels.samples, labels.differing, labels.agreement) == (3, 1, 2 / 3)
     assert labels.as_dict()["top1"] == pytest.approx(1 / 3)
@@ -77,7 +77,7 @@ def test_labels_by_hand() -> None:
 
 
 def test_unknown_labels_and_few_classes() -> None:
-    labels = LabelStatistics()
+    labels = TopKAgreement()
     labels.add(0, np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]), None)
     found = labels.as_dict()
     assert (found["top1"], found["top5"], found["differing"]) == (None, None, 1)
@@ -85,7 +85,7 @@ def test_unknown_labels_and_few_classes() -> None:
 
 
 def test_the_list_ends_but_the_count_goes_on() -> None:
-    labels = LabelStatistics()
+    labels = TopKAgreement()
     for start in range(0, 3 * LISTED, LISTED):
         labels.add(start, np.tile([0.0, 1.0], (LISTED, 1)), np.tile([1.0, 0.0], (LISTED, 1)), None)
     assert labels.differing == 3 * LISTED

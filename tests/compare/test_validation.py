@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from torch import nn
 
 import opau_onnx
-from opau_onnx.compare.validation import batches
+from opau_onnx.compare.batches import random_batches
 from opau_onnx.errors import ExportError, ValidationError
 from opau_onnx.nn import HP1, HP2, PAU, OrthogonalPade
 
@@ -151,7 +151,7 @@ def test_no_false_alarm(seed: int, tmp_path: Path) -> None:
 
 def test_batches_are_of_several_scales_and_sizes() -> None:
     tokens = torch.randint(0, 9, (2, 5))
-    found = dict(batches((EXAMPLE, tokens), {0: {0: "batch"}, 1: {0: "batch"}}, opau_onnx.ToleranceConfig(samples=7)))
+    found = dict(random_batches((EXAMPLE, tokens), {0: {0: "batch"}, 1: {0: "batch"}}, opau_onnx.ToleranceConfig(samples=7)))
     sizes = {inputs[0].shape[0] for inputs in found.values()}
     assert sizes == {1, 2, 7}
     for x, t in found.values():

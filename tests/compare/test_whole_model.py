@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import opau_onnx
 from opau_onnx import ExportResult, ToleranceConfig
-from opau_onnx.compare.validation import TorchReference, _random
+from opau_onnx.compare.batches import _random
+from opau_onnx.compare.references import TorchReference
 from opau_onnx.nn import HP1, HP2, PAU, OrthogonalPade
 
 EXAMPLE = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
@@ -177,12 +178,12 @@ def test_nudges_leave_whole_numbers_and_the_model_alone() -> None:
     assert changed.tolist() == [[False, False], [True, False]]
     assert (moved / model.weight.double())[1, 0].item() == pytest.approx(1.0, abs=2**-24)
     x = torch.full((1, 2), 0.7)
-    first = reference.run([x])
+    first = reference.expect([x])
     assert model.weight[1, 0].item() == np.float32(0.3)
-    again = TorchReference(model, torch.float32, seed=0).run([x])
+    again = TorchReference(model, torch.float32, seed=0).expect([x])
     reference = TorchReference(model, torch.float32, seed=0)
-    assert first[0][1] > 0
-    assert again[0][1] == reference.run([x])[0][1]
+    assert first[0].tolerance > 0
+    assert again[0].tolerance == reference.expect([x])[0].tolerance
 
 
 def test_nudges_leave_a_module_that_stands_at_two_places_alone() -> None:
@@ -190,7 +191,7 @@ def test_nudges_leave_a_module_that_stands_at_two_places_alone() -> None:
     act = HP1()
     reference = TorchReference(nn.Sequential(nn.Linear(2, 2), act, nn.Linear(2, 2), act), torch.float64, seed=0)
     before = {name: value.clone() for name, value in reference.exact.state_dict().items()}
-    reference.run([torch.ones(1, 2, dtype=torch.float64)])
+    reference.expect([torch.ones(1, 2, dtype=torch.float64)])
     assert all(torch.equal(value, before[name]) for name, value in reference.exact.state_dict().items())
 
 

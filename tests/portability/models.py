@@ -13,8 +13,9 @@ from torch import nn
 
 import opau_onnx
 from opau_onnx import ValidationConfig, collapse_model, export_model
+from opau_onnx.compare.batches import SCALES
+from opau_onnx.compare.references import TorchReference
 from opau_onnx.compare.tensors import Comparison, compare
-from opau_onnx.compare.validation import SCALES, TorchReference
 from opau_onnx.core.spec import BASES, FORMS, Config
 from opau_onnx.io.samples import read_samples
 from tests.export import nets, single
@@ -100,10 +101,10 @@ def hard_rows(shape: tuple[int, ...]) -> list[Any]:
 def reference(module: nn.Module, block: Any) -> tuple[Any, Any]:
     """(PyTorch's outputs, the tolerance as a column)."""
     x = torch.from_numpy(block)
-    ((_, tolerance),) = TorchReference(module, torch.float32, seed=0).run([x[:MEASURED]])
+    (measured,) = TorchReference(module, torch.float32, seed=0).expect([x[:MEASURED]])
     with torch.no_grad():
         expected = torch.cat([module(part) for part in x.split(MEASURED)]).numpy()
-    return expected, np.full((len(block), 1), tolerance)
+    return expected, np.full((len(block), 1), measured.tolerance)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,11 @@ from torch import nn
 
 import opau_onnx
 from opau_onnx import VerifyResult, verify_model
-from opau_onnx.compare.loop import Run
 from opau_onnx.compare.names import REPORT_SCHEMA, RUNTIMES
 from opau_onnx.errors import LoadError, ValidationError
 from opau_onnx.io.samples import Samples
 from opau_onnx.nn import HP1
+from opau_onnx.verify.runs import Run
 from tests.export import nets as small
 from tests.nn.peer_modules import Rational
 from tests.verify import nets

@@ -24,9 +24,9 @@ from opau_onnx.collapse.passes.lookup_sites import NoTable, Site, cut, find
 from opau_onnx.collapse.passes.operators import Constants
 from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.collapse.plans import Evaluation
-from opau_onnx.compare.activations import TORCH
 from opau_onnx.compare.opening import open_model
 from opau_onnx.errors import CollapseError
+from opau_onnx.graph.dtypes import NAMES
 from opau_onnx.graph.frozen import Frozen, freeze
 from opau_onnx.graph.metadata import MODULE
 from opau_onnx.graph.nodes import opau_nodes
@@ -176,7 +176,7 @@ def _replace(
 
 
 def _name(kind: ir.DataType) -> str:
-    return str(TORCH[kind]).removeprefix("torch.") if kind in TORCH else kind.name.lower()
+    return NAMES.get(kind) or kind.name.lower()
 
 
 def stored(values: Any, kind: ir.DataType) -> Any:

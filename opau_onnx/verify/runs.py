@@ -1,0 +1,249 @@
+"""Running everything on everything: the outputs of each runtime against PyTorch's, batch by batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from opau_onnx.compare.agreement import TopKAgreement, are_classes
+from opau_onnx.compare.batches import Batch, Batches
+from opau_onnx.compare.hooks import watching
+from opau_onnx.compare.loop import compare_output
+from opau_onnx.compare.policies import ToleranceConfig, largest
+from opau_onnx.compare.references import Expected, TorchReference
+from opau_onnx.compare.runtime import VerifiedRuntime
+from opau_onnx.compare.sketches import Watcher
+from opau_onnx.compare.statistics import ErrorStatistics, relative
+from opau_onnx.compare.tensors import Comparison, distances, spacing
+from opau_onnx.errors import ValidationError
+from opau_onnx.nn.casting import cast_inputs
+
+
+@dataclass
+class OutputErrors:
+    """The errors of one output in one runtime.
+
+    Attributes:
+        name: of the output.
+        worst: the comparison of the batch that uses most of its tolerance.
+        batch, sample: where it was; the sample is None where rows are no samples.
+        equal: the verdict over all batches.
+        absolute, relative, ulp: of every element; ULP are those of the largest value in a batch.
+    """
+
+    name: str
+    worst: Comparison | None = None
+    batch: str = ""
+    sample: int | None = None
+    equal: bool = True
+    absolute: ErrorStatistics = field(default_factory=ErrorStatistics)
+    relative: ErrorStatistics = field(default_factory=ErrorStatistics)
+    ulp: ErrorStatistics = field(default_factory=ErrorStatistics)
+
+    def add(self, batch: Batch, expected: Expected, got: Any, kind: str, options: ToleranceConfig) -> Comparison:
+        """Compare a batch."""
+        want, got = np.asarray(expected.values), np.asarray(got, dtype=np.float64)
+        found = compare_output(f"{self.name}, {batch.name}", expected, got, kind, options)
+        if want.shape == got.shape:
+            errors = distances(want, got)
+            unit = float(spacing(np.asarray(largest(np.abs(want))), kind))
+            self.absolute.add(errors)
+            self.relative.add(relative(errors, want))
+            self.ulp.add(errors / unit)
+        if self.worst is None or found.tolerance_needed > self.worst.tolerance_needed:
+            self.worst, self.batch, self.sample = found, batch.name, None
+            if batch.start is not None and found.worst_index and want.shape[0] == batch.rows:
+                self.sample = batch.start + found.worst_index[0]
+        self.equal = self.equal and found.equal
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "name": self.name,
+            "equal": self.equal,
+            "worst": self.worst.as_dict() if self.worst else None,
+            "batch": self.batch,
+            "sample": self.sample,
+            "absolute": self.absolute.as_dict(),
+            "relative": self.relative.as_dict(),
+            "ulp": self.ulp.as_dict(),
+            "histogram": self.absolute.histogram(),
+        }
+
+
+@dataclass
+class Run:
+    """A file in one runtime.
+
+    Attributes:
+        name: of the runtime.
+        names: of the file's outputs.
+        reason: why it did not run; "" where it did.
+        applicable: False where there was nothing for it to do.
+        record: version, device, provider, implementation.
+        seconds, samples: spent, and seen.
+        outputs: one for each output.
+        labels: where they were counted.
+        needed: the share of the tolerance that each batch used.
+    """
+
+    name: str
+    names: Sequence[str] = ()
+    reason: str = ""
+    applicable: bool = True
+    runtime: VerifiedRuntime | None = None
+    record: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    samples: int = 0
+    outputs: list[OutputErrors] = field(default_factory=list)
+    labels: TopKAgreement | None = None
+    needed: list[float] = field(default_factory=list)
+
+    def agrees(self, least: float | None) -> bool:
+        """Whether enough labels are PyTorch's; None asks for all."""
+        return self.labels is None or self.labels.agreement >= (1.0 if least is None else least)
+
+    def equal(self, least: float | None) -> bool:
+        """Whether it ran and gave what PyTorch gives."""
+        ran = not self.reason and bool(self.outputs)
+        return ran and all(output.equal for output in self.outputs) and self.agrees(least)
+
+    @property
+    def done(self) -> bool:
+        """Whether its time is over."""
+        limit = self.runtime.seconds if self.runtime is not None else None
+        return limit is not None and self.samples > 0 and self.seconds >= limit
+
+
+@dataclass
+class TorchRun:
+    """PyTorch itself.
+
+    Attributes:
+        rounding: of each output, its float32 result (or what it is compared in) against its float64 result.
+        labels: where they were counted.
+        seconds: of all its runs, the float64 ones that measure the tolerance included.
+    """
+
+    rounding: list[ErrorStatistics] = field(default_factory=list)
+    labels: TopKAgreement | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What :func:`run_batches` is to do.
+
+    Attributes:
+        batches: the inputs.
+        reference: PyTorch.
+        runs: the open runtimes, of one file or of several of one dtype.
+        options: of the comparison.
+        agreement: whether labels are counted.
+        watcher: of the activations' inputs.
+    """
+
+    batches: Batches
+    reference: TorchReference
+    runs: Sequence[Run]
+    options: ToleranceConfig
+    agreement: bool
+    watcher: Watcher
+
+
+def run_batches(work: Work, progress: Callable[[str], None]) -> TorchRun:
+    """Run PyTorch and every runtime on every batch; what was found stands in ``work.runs``.
+
+    Raises:
+        ValidationError: PyTorch cannot run on the inputs, or a file has other outputs.
+    """
+    own, seen, classes = TorchRun(), 0, None
+    for batch in work.batches.parts:
+        inputs = cast_inputs(batch.inputs, _dtype(work.reference))
+        expected = _expected(work, own, batch, inputs)
+        if classes is None and work.agreement:
+            classes = _classes(expected)
+        if classes is not None:
+            own.labels = own.labels or TopKAgreement()
+            _count(own.labels, batch, expected[classes].values, expected[classes].values)
+        for run in work.runs:
+            if not run.reason and not run.done:
+                progress(f"{run.name}, sample {seen:,} of {work.batches.samples:,}")
+                _run_batch(work, run, batch, inputs, expected, classes)
+        seen += batch.rows
+    return own
+
+
+def _dtype(reference: TorchReference) -> Any:
+    import torch
+
+    return getattr(torch, reference.kind)
+
+
+def _expected(work: Work, own: TorchRun, batch: Batch, inputs: Sequence[Any]) -> list[Expected]:
+    begin = time.perf_counter()
+    try:
+        with watching(work.reference.single, work.watcher):
+            found = work.reference.expect(inputs)
+    except ValidationError:
+        raise
+    except Exception as error:  # the model's own code
+        shapes = ", ".join(f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" for x in inputs)
+        raise ValidationError(
+            f"the model cannot run on {work.batches.source} ({shapes}): {type(error).__name__}: {error}"
+        ) from None
+    own.seconds += time.perf_counter() - begin
+    own.rounding = own.rounding or [ErrorStatistics() for _ in found]
+    for statistics, one in zip(own.rounding, found, strict=True):
+        statistics.add(distances(one.exact, one.values))
+    return found
+
+
+def _classes(expected: Sequence[Expected]) -> int:
+    """Which output holds one number for each class."""
+    for i, found in enumerate(expected):
+        if are_classes(found.values):
+            return i
+    shapes = ", ".join(str(np.shape(e.values)) for e in expected)
+    raise ValidationError(
+        f"labels are to be compared, but no output has shape (N, classes), only {shapes}; leave out labels and --min-agreement"
+    )
+
+
+def _count(labels: TopKAgreement, batch: Batch, values: Any, expected: Any) -> None:
+    if batch.labels is not None:
+        count = np.shape(expected)[1]
+        wrong = [int(v) for v in batch.labels if not 0 <= v < count]
+        if wrong:
+            raise ValidationError(f"the data hold the label {wrong[0]}, but the model has {count} classes")
+    labels.add(batch.start or 0, values, expected, batch.labels)
+
+
+def _run_batch(
+    work: Work, run: Run, batch: Batch, inputs: Sequence[Any], expected: Sequence[Expected], classes: int | None
+) -> None:
+    assert run.runtime is not None
+    if len(run.names) != len(expected):
+        raise ValidationError(f"a file has {len(run.names)} outputs, the model returns {len(expected)}; is it of this model?")
+    begin = time.perf_counter()
+    try:
+        found = run.runtime.run(inputs)
+    except ValidationError as error:
+        run.reason, run.outputs, run.labels = str(error), [], None
+        return
+    run.seconds += time.perf_counter() - begin
+    run.samples += batch.rows
+    run.outputs = run.outputs or [OutputErrors(name) for name in run.names]
+    used = [
+        output.add(batch, want, got, work.reference.kind, work.options)
+        for output, want, got in zip(run.outputs, expected, found, strict=True)
+    ]
+    run.needed.append(max((c.tolerance_needed for c in used), default=0.0))
+    if classes is not None and np.shape(found[classes]) == np.shape(expected[classes].values):
+        run.labels = run.labels or TopKAgreement()
+        _count(run.labels, batch, found[classes], expected[classes].values)
