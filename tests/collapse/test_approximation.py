@@ -321,7 +321,7 @@ def test_lenet_keeps_its_labels(form: str, lenet: Path, tmp_path: Path) -> None:
     assert [a.differing for a in result.agreements.values()] == [0]
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["tolerance"] == 1e-3
-    assert content["classes"][0]["differ"] == 0
+    assert content["classes"][0]["differing"] == 0
     bounds = [a["approximation"]["proven_error"] for a in content["activations"]]
     if form == "standard":
         assert all(0 < b <= 1e-3 for b in bounds)

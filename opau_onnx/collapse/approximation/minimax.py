@@ -70,7 +70,8 @@ def _solve(columns: Array, wanted: Array, free: int, nonnegative: bool) -> Array
 
     low = np.where(np.arange(columns.shape[1]) < free, -np.inf, 0.0)
     rotation, triangle = np.linalg.qr(columns)  # the same problem with as many rows as columns
-    return np.asarray(lsq_linear(triangle, rotation.T @ wanted, bounds=(low, np.inf), max_iter=50).x)
+    with np.errstate(all="ignore"):  # its reflected steps may multiply an infinite step length by 0
+        return np.asarray(lsq_linear(triangle, rotation.T @ wanted, bounds=(low, np.inf), max_iter=50).x)
 
 
 def _best(
