@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
-from opau_onnx.graph.nodes import opau_nodes, read_config
+from opau_onnx.graph.nodes import opau_nodes, read_coefficients, read_config
 
 
 @dataclass(frozen=True)
@@ -37,17 +36,24 @@ def read(path: Path) -> list[Activation]:
         ValidationError: no ONNX file, no OPAU node, or coefficients that are not stored in the file.
         OSError: the file cannot be read.
     """
-    content = path.read_bytes()
     try:
-        proto = onnx.load_model_from_string(content)
-        model = ir.from_proto(proto)
+        model = ir.load(path)
+        nodes = opau_nodes(model)
+    except OSError:
+        raise
     except Exception as error:  # protobuf's own types
         raise ValidationError(f"{path} is not an ONNX model: {type(error).__name__}: {error}") from None
     found: dict[Any, list[str]] = {}
-    for node in opau_nodes(model):
+    for node in nodes:
+        coefficients = read_coefficients(node)
+        if coefficients is None:
+            raise ValidationError(
+                f"the coefficients of node '{node.name}' are not stored in {path}: they are computed or inputs of the model, "
+                "and cannot be certified"
+            )
         config = read_config(node)
-        c, d = (_stored(path, node, i, what) for i, what in ((1, "numerator"), (2, "denominator")))
-        config.check_coefficients(c.shape, d.shape)
+        config.check_coefficients(coefficients[0].shape, coefficients[1].shape)
+        c, d = (np.ascontiguousarray(values, dtype=np.float32) for values in coefficients)
         single = Config(config.basis, config.form, config.degrees)
         for group in range(config.groups if c.ndim > 1 or d.ndim > 1 else 1):
             name = f"{node.name}[{group}]" if c.ndim > 1 or d.ndim > 1 else str(node.name)
@@ -59,19 +65,3 @@ def read(path: Path) -> list[Activation]:
         Activation(tuple(names), config, np.frombuffer(c, np.float32), np.frombuffer(d, np.float32))
         for (config, c, d), names in found.items()
     ]
-
-
-def _stored(path: Path, node: ir.Node, index: int, what: str) -> npt.NDArray[np.float32]:
-    value = node.inputs[index]
-    if value is None or value.const_value is None:
-        raise ValidationError(
-            f"the {what} of node '{node.name}' is not stored in {path}: it is computed or an input of the model, and cannot be "
-            "certified"
-        )
-    tensor = value.const_value
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor = ir.ExternalTensor(
-            tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape, name=tensor.name or what,
-            base_dir=path.parent,
-        )  # fmt: skip
-    return np.ascontiguousarray(tensor.numpy(), dtype=np.float32)

@@ -11,14 +11,17 @@ import torch
 
 from opau_onnx.collapse.passes.standard import Replaced
 from opau_onnx.collapse.plan_search import hard_inputs
-from opau_onnx.compare.activations import DENSE, WELL_CONDITIONED, ActivationCheck, grid, shaped, tolerance
+from opau_onnx.compare.activations import ActivationCheck
 from opau_onnx.compare.arrays import to_numpy
+from opau_onnx.compare.grids import grid, shaped
+from opau_onnx.compare.isolated import compare_isolated
 from opau_onnx.compare.opening import open_model
-from opau_onnx.compare.tensors import UNIT_ROUNDOFF, compare
+from opau_onnx.compare.tensors import UNIT_ROUNDOFF
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.dtypes import NAMES
+from opau_onnx.graph.extract import extract
 from opau_onnx.graph.frozen import Frozen
 from opau_onnx.nn.casting import DTYPES, dtype_name
 
@@ -45,20 +48,13 @@ def check(model: ir.Model, replaced: Replaced) -> ActivationCheck:
     actual = open_model(cut(model, replaced, x), [x]).run([x])[0]
     kind, wide = dtype_name(dtype), to_numpy(x).astype(np.float64)
     at, known, slack = _known(function, wide)
-    limit, usual = tolerance(known, kind) + slack, np.abs(at) <= DENSE
+    usual = None
     if replaced.approximation is not None and replaced.approximation.bound:
         usual = (at >= replaced.approximation.low) & (at <= replaced.approximation.high)
-        limit = _changed(limit, usual, replaced.approximation.tolerance)
-    comparison = compare(
-        f"{replaced.node} on {x.numel():,} inputs", known.value, actual, kind, atol=limit,
-        usual=usual, well_conditioned=known.condition < WELL_CONDITIONED,
-    )  # fmt: skip
+        # Within its range the tolerance; beyond it only a NaN is judged.
+        slack = np.where(usual, slack + replaced.approximation.tolerance, np.inf)
+    comparison = compare_isolated(replaced.node, at, known.value, actual, known, kind, slack=slack, usual=usual)
     return ActivationCheck(replaced.node, replaced.module, replaced.before.config, "fixed", comparison, comparison.equal)
-
-
-def _changed(limit: Any, inside: Any, tolerance: float) -> Any:
-    """What an approximation may differ by: the tolerance within its range; beyond it only a NaN is judged."""
-    return np.where(inside, limit + tolerance, np.inf)
 
 
 def _known(function: Frozen, x: Any) -> tuple[Any, oracle.Evaluation, Any]:
@@ -93,51 +89,14 @@ def placed(function: Frozen, shape: ir.Shape | None) -> tuple[Config, int]:
 
 
 def cut(model: ir.Model, replaced: Replaced, x: torch.Tensor, kind: ir.DataType | None = None) -> ir.Model:
-    """The activation's nodes as a model of their own, whose input is of type ``kind`` where that is not its result's."""
-    entry = ir.Value(name="x", type=ir.TensorType(kind or replaced.dtype), shape=ir.Shape(tuple(x.shape)))
-    known: dict[str | None, ir.Value] = {replaced.input: entry}
-    constants: dict[str, ir.Value] = {}
-    nodes, functions = [], {}
-    for node in _nodes(model, replaced):
-        inputs = [known.get(v.name) or _constant(constants, v) for v in node.inputs if v is not None]
-        copy = ir.node(
-            node.op_type, inputs, attributes=dict(node.attributes), name=node.name, domain=node.domain, overload=node.overload
-        )
-        copy.outputs[0].name = node.outputs[0].name
-        known[node.outputs[0].name] = copy.outputs[0]
-        nodes.append(copy)
-        if node.op_identifier() in model.functions:
-            functions[node.op_identifier()] = model.functions[node.op_identifier()]
-    result = known[replaced.output]
-    result.type, result.shape = ir.TensorType(replaced.dtype), entry.shape
-    domains = {"", *(n.domain for n in nodes)}
-    graph = ir.Graph(
-        [entry], [result], nodes=nodes, initializers=list(constants.values()), name="activation",
-        opset_imports={domain: model.graph.opset_imports[domain] for domain in domains},
-    )  # fmt: skip
-    return ir.Model(graph, ir_version=model.ir_version, functions=list(functions.values()))
+    """The activation's nodes as a model of their own, whose input is of type ``kind`` where that is not its result's.
 
-
-def _constant(known: dict[str, ir.Value], value: ir.Value) -> ir.Value:
-    if value.const_value is None:
-        raise ValidationError(f"the collapsed activation reads {value.name!r}, which is no constant")
-    tensor = ir.tensor(np.array(value.const_value.numpy()), name=value.name)
-    made = ir.Value(name=value.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
-    return known.setdefault(str(value.name), made)
-
-
-def _nodes(model: ir.Model, replaced: Replaced) -> list[ir.Node]:
-    """From the one that gives the activation's result back to its input, in the order of the graph."""
-    every = list(model.graph.all_nodes())
-    producers = {out.name: node for node in every for out in node.outputs}
-    if replaced.output not in producers:
-        raise ValidationError(f"{replaced.node} has no result {replaced.output!r} in the collapsed file")
-    wanted: set[ir.Node] = set()
-    pending = [producers[replaced.output]]
-    while pending:
-        node = pending.pop()
-        if node not in wanted:
-            wanted.add(node)
-            names = [v.name for v in node.inputs if v is not None and v.name != replaced.input]
-            pending += [producers[name] for name in names if name in producers]
-    return [node for node in every if node in wanted]
+    Raises:
+        ValidationError: the nodes are not in the file, or read more than their input and constants.
+    """
+    values = ir.convenience.create_value_mapping(model.graph)
+    for name in (replaced.input, replaced.output):
+        if name not in values:
+            raise ValidationError(f"{replaced.node} has no value {name!r} in the collapsed file")
+    entry, result = values[replaced.input], values[replaced.output]
+    return extract(model, entry, [result], x.shape, dtype=kind or replaced.dtype)

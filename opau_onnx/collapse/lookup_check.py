@@ -13,8 +13,9 @@ from opau_onnx.collapse import isolated
 from opau_onnx.collapse.passes.lookup import Tabled, stored
 from opau_onnx.collapse.passes.lookup_sites import CODES, Linear
 from opau_onnx.collapse.passes.standard import Replaced
-from opau_onnx.compare.activations import ActivationCheck, tolerance
+from opau_onnx.compare.activations import ActivationCheck
 from opau_onnx.compare.opening import open_model
+from opau_onnx.compare.policies import rounding_bound
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.core import oracle
 from opau_onnx.graph.dtypes import NAMES
@@ -79,7 +80,7 @@ def _exact(function: Frozen, name: str, original: ir.Model, given: list[Any]) ->
     kind = NAMES[original.graph.outputs[1].dtype]
     x = np.asarray(given[0], dtype=np.float64)
     known = oracle.evaluate(function.config, x, function.numerator, function.denominator)
-    limit = np.broadcast_to(tolerance(known, kind), x.shape)
+    limit = np.broadcast_to(rounding_bound(known, kind), x.shape)
     divided = 2.0 * UNIT_ROUNDOFF[kind] * np.where(np.isfinite(known.value), np.abs(known.value), 0.0)
     return compare(name, known.value, given[1], kind, atol=limit), known, limit + divided
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from opau_onnx.errors import CollapseError
 from opau_onnx.graph import function
-from opau_onnx.graph.nodes import opau_nodes, read_config
+from opau_onnx.graph.nodes import opau_nodes, read_coefficients, read_config
 
 DOMAIN, NAME = "opau.quantization", "OpauActivation"
 
@@ -43,13 +42,11 @@ def stand_in(model: ir.Model) -> dict[str, Kept]:
 
 
 def _coefficients(node: ir.Node) -> list[tuple[str, Any]]:
-    found = []
-    for value in node.inputs[1:]:
-        tensor = None if value is None else ir.convenience.get_const_tensor(value)
-        if value is None or tensor is None:
-            raise CollapseError(f"the coefficients of {node.name} are computed at run time; only constants can be collapsed")
-        found.append((str(value.name) if value.is_initializer() else f"{value.name}/stored", np.array(tensor.numpy())))
-    return found
+    found = read_coefficients(node)
+    if found is None:
+        raise CollapseError(f"the coefficients of {node.name} are computed at run time; only constants can be collapsed")
+    names = [str(v.name) if v.is_initializer() else f"{v.name}/stored" for v in node.inputs[1:3] if v is not None]
+    return list(zip(names, found, strict=True))
 
 
 def _with_constants(model: ir.Model, node: ir.Node, name: str) -> ir.Function:

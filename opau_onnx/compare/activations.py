@@ -13,23 +13,19 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from opau_onnx.compare.grids import grid, shaped
+from opau_onnx.compare.isolated import compare_isolated
 from opau_onnx.compare.sessions import OnnxRuntime
-from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
+from opau_onnx.compare.tensors import Comparison
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import Config
-from opau_onnx.errors import ValidationError
 from opau_onnx.graph.dtypes import NAMES
+from opau_onnx.graph.extract import extract
 from opau_onnx.graph.metadata import MODULE
-from opau_onnx.graph.nodes import node_attributes, opau_nodes, read_config
+from opau_onnx.graph.nodes import node_attributes, opau_nodes, read_coefficients, read_config
+from opau_onnx.graph.save import serialized
 from opau_onnx.nn import OrthogonalPade
 from opau_onnx.nn.casting import DTYPES, dtype_name, tensors_by_name
-
-DENSE = 12.0
-"""The grid is dense up to this magnitude, and the largest absolute error is that of this range."""
-WELL_CONDITIONED = 10.0
-"""The largest error in ULP is that of the inputs whose condition number is below this: elsewhere P or Q cancels."""
-LARGEST = 2**18
-"""So many inputs are tried at once at most, for all channels together: the oracle takes a second for them."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +67,10 @@ def check_activations(model: ir.Model, source: torch.nn.Module) -> list[Activati
 def _check(model: ir.Model, node: ir.Node, source: torch.nn.Module) -> ActivationCheck:
     config = read_config(node)
     name = node.metadata_props.get(MODULE, "")
-    values = [node.inputs[i].const_value for i in (1, 2)]
-    if any(v is None for v in values):
+    stored = read_coefficients(node)
+    if stored is None:
         return ActivationCheck(node.name, name, config, "computed at run time", None, True)
-    c, d = (np.array(v.numpy()) for v in values)
+    c, d = stored
     own = dict(source.named_modules(remove_duplicate=False)).get(name)
     pairs = _coefficients(source, own, node)
     if pairs is None or (isinstance(own, OrthogonalPade) and own.config != config):
@@ -115,95 +111,10 @@ def _compare(model: ir.Model, node: ir.Node, module: OrthogonalPade, known: tupl
     x = shaped(config, grid(dtype))
     with torch.no_grad():
         expected = module(x)
-    actual = OnnxRuntime(_alone(model, node, x)).run([x])[0]
+    assert node.inputs[0] is not None
+    part = extract(model, node.inputs[0], [node.outputs[0]], x.shape, dtype=node.inputs[0].dtype or ir.DataType.FLOAT)
+    actual = OnnxRuntime(serialized(part)).run([x])[0]
     kind = dtype_name(dtype)
     wide = x.double().numpy()
     exact = oracle.evaluate(config, wide, c, d)
-    return compare(
-        f"{node.name} on {x.numel():,} inputs", expected.double().numpy(), actual, kind, atol=tolerance(exact, kind),
-        usual=np.abs(wide) <= DENSE, well_conditioned=exact.condition < WELL_CONDITIONED,
-    )  # fmt: skip
-
-
-def tolerance(known: oracle.Evaluation, dtype: str) -> Any:
-    """Twice the bound of one evaluation, and a rounding each to the output's dtype (and its smallest step)."""
-    compute = "float64" if dtype == "float64" else "float32"
-    info, wide = torch.finfo(getattr(torch, dtype)), torch.finfo(getattr(torch, compute))
-    with np.errstate(all="ignore"):
-        size = np.where(np.isfinite(known.value), np.abs(known.value), 0.0)
-        rounding = 0.0 if dtype == compute else size * UNIT_ROUNDOFF[dtype]
-        lost = known.underflow * wide.smallest_normal * wide.eps
-        limit = 2.0 * (known.bound * UNIT_ROUNDOFF[compute] + lost + rounding + info.smallest_normal * info.eps)
-        # Close to the largest number one side may overflow and the other not.
-        limit = np.where((size > 0.99 * info.max) | ~np.isfinite(limit), np.inf, limit)
-        return np.where(np.isfinite(known.value), limit, 0.0)
-
-
-def grid(dtype: torch.dtype) -> torch.Tensor:
-    """Inputs that are hard or usual: dense around zero, all magnitudes of the dtype, zeros, infinities and NaN."""
-    info = torch.finfo(dtype)
-    dense = torch.linspace(-DENSE, DENSE, 4801, dtype=torch.float64)
-    small, large = np.log2(info.smallest_normal), np.log2(info.max)
-    magnitudes = torch.exp2(torch.linspace(float(small), float(large) - 1e-3, 600, dtype=torch.float64))
-    special = torch.tensor([0.0, -0.0, 1.0, -1.0, info.max, -info.max, torch.inf, -torch.inf, torch.nan], dtype=torch.float64)
-    return torch.cat([dense, magnitudes, -magnitudes, special]).to(dtype)
-
-
-def shaped(config: Config, values: torch.Tensor, channels: int | None = None, axes: int | None = None) -> torch.Tensor:
-    """Inputs in a shape in which every channel sees every value, or its share of them where these are many: :func:`shared_out`.
-
-    Args:
-        config: whose groups.
-        values: shape (N,).
-        channels: number of channels; None for one in each group.
-        axes: number of axes that the result has at least, besides one for the values; None for as few as will do.
-    """
-    if config.groups == 1:
-        return values
-    rank = config.axis + 1 if config.axis >= 0 else -config.axis
-    shape = [1] * max(rank, axes or 0)
-    shape[config.axis] = channels or config.groups
-    columns = shared_out(values, shape[config.axis]).reshape(-1, *shape)
-    return columns.movedim(0, -1 if config.axis >= 0 else 0).contiguous()
-
-
-def shared_out(values: torch.Tensor, channels: int) -> torch.Tensor:
-    """(N,) to (M, channels): what each channel is tried on.
-
-    All values, where these are few enough. Otherwise every n-th, from another one on for each channel, so that n channels
-    together see all; and infinities, NaN, zeros and ones, and the largest values, for every channel.
-    """
-    apart = -(-len(values) * channels // LARGEST)
-    if apart == 1:
-        return values[:, None].expand(-1, channels)
-    shares = values[(torch.arange(0, len(values), apart)[:, None] + torch.arange(channels)) % len(values)]
-    extreme = torch.finfo(values.dtype).max
-    special = values[~values.isfinite() | (values == 0) | (values.abs() == 1) | (values.abs() == extreme)]
-    return torch.cat([shares, special[:, None].expand(-1, channels)])
-
-
-def _alone(model: ir.Model, node: ir.Node, x: torch.Tensor) -> bytes:
-    """A model of this node only, with its own coefficients and its own function."""
-    kind = node.inputs[0].dtype or ir.DataType.FLOAT
-    entry = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape(tuple(x.shape)))
-    constants = []
-    for position, name in ((1, "numerator"), (2, "denominator")):
-        tensor = node.inputs[position].const_value
-        stored = ir.tensor(np.array(tensor.numpy()), name=name)
-        constants.append(
-            ir.Value(name=name, type=ir.TensorType(stored.dtype), shape=ir.Shape(stored.shape), const_value=stored)
-        )
-    copy = ir.node(
-        node.op_type, [entry, *constants], attributes=dict(node_attributes(read_config(node))),
-        domain=node.domain, overload=node.overload, name=node.name,
-    )  # fmt: skip
-    copy.outputs[0].name, copy.outputs[0].dtype, copy.outputs[0].shape = "y", kind, entry.shape
-    graph = ir.Graph(
-        [entry], [copy.outputs[0]], nodes=[copy], initializers=constants, name="activation",
-        opset_imports=dict(model.graph.opset_imports),
-    )  # fmt: skip
-    body = model.functions.get(node.op_identifier())
-    if body is None:
-        raise ValidationError(f"the node {node.name} has no function with overload {node.overload!r} in the model")
-    alone = ir.Model(graph, ir_version=model.ir_version, functions=[body])
-    return bytes(ir.to_proto(alone).SerializeToString())
+    return compare_isolated(str(node.name), wide, expected.double().numpy(), actual, exact, kind)

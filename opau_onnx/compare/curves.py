@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opau_onnx.compare.activations import LARGEST, tolerance
+from opau_onnx.compare.grids import LARGEST
 from opau_onnx.compare.isolated import Alone, Function
+from opau_onnx.compare.policies import rounding_bound
 from opau_onnx.compare.sketches import InputSketch
 from opau_onnx.compare.tensors import distances, spacing
 
@@ -53,7 +54,7 @@ def drawn(function: Function, count: int, x: Tensor, alone: dict[str, Alone]) ->
     for key, found in alone.items():
         if found.values is not None and found.values.shape == exact.value.shape:
             errors[key] = distances(exact.value, found.values) / unit
-    bound = tolerance(exact, function.kind) / (2 * unit)
+    bound = rounding_bound(exact, function.kind) / (2 * unit)
     wide = x.double().numpy()
     places = _places(function, wide.shape, count)
     return {

@@ -8,13 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from opau_onnx.core.spec import Config
-from opau_onnx.errors import ValidationError
 from opau_onnx.graph.lookup import Site
 from opau_onnx.nn import OrthogonalPade
 
@@ -142,35 +140,3 @@ class Tapped(nn.Module):
 
         with watching(self.source, keep):
             return [self.source(*inputs), taps]
-
-
-def add_outputs(model: ir.Model, values: Sequence[ir.Value]) -> bytes:
-    """The model with these values as further outputs, in order; weights of other files are taken in.
-
-    Raises:
-        ValidationError: a value whose type the file does not tell, or a model that is too large for one file.
-    """
-    for i, value in enumerate(values):
-        if value.type is None:
-            raise ValidationError(f"the file does not say of what type {value.name!r} is, so it cannot be an output")
-        node = ir.node("Identity", [value], name=f"opau.tap_{i}")
-        out = node.outputs[0]
-        out.name, out.type, out.shape = f"opau.tap_{i}", value.type, value.shape
-        model.graph.append(node)
-        model.graph.outputs.append(out)
-    return serialized(model)
-
-
-def serialized(model: ir.Model) -> bytes:
-    """A model with all its weights as bytes.
-
-    Raises:
-        ValidationError: protobuf cannot hold it.
-    """
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype, name=value.name)
-    try:
-        return bytes(ir.to_proto(model).SerializeToString())
-    except Exception as error:  # protobuf's own types
-        raise ValidationError(f"the model is too large to look inside: {error}") from None

@@ -14,13 +14,16 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from opau_onnx.compare.activations import DENSE, LARGEST, WELL_CONDITIONED, grid, shaped, tolerance
-from opau_onnx.compare.hooks import Call, serialized
+from opau_onnx.compare.grids import DENSE, LARGEST, WELL_CONDITIONED, grid, shaped
+from opau_onnx.compare.hooks import Call
+from opau_onnx.compare.policies import rounding_bound
 from opau_onnx.compare.tensors import Comparison, compare
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
+from opau_onnx.graph.extract import extract
 from opau_onnx.graph.lookup import Site
+from opau_onnx.graph.save import serialized
 from opau_onnx.nn import OrthogonalPade
 
 Opener = Callable[[bytes], Any]
@@ -107,24 +110,24 @@ class Alone:
         }
 
 
-def cut(model: ir.Model, site: Site, shape: Sequence[int]) -> bytes:
-    """The part of a model that computes one activation, for an input of this shape.
+def compare_isolated(
+    name: str, x: Any, expected: Any, actual: Any, exact: oracle.Evaluation, kind: str, *, slack: Any = 0.0, usual: Any = None
+) -> Comparison:
+    """Compare one activation's values with those expected, within the proven rounding bound.
 
-    Raises:
-        ValidationError: it depends on more than its input.
+    Args:
+        name: of the activation.
+        x: where the function is evaluated, float64.
+        expected, actual: of the shape of ``x``.
+        exact: the oracle's evaluation there.
+        kind: name of the dtype of the activation's result.
+        slack: what is allowed besides the bound, for approximations and absorbed affines.
+        usual: mask of the inputs that count for the largest absolute error; None for those of magnitude :data:`DENSE` at most.
     """
-    assert site.x is not None
-    assert site.y is not None
-    try:
-        graph = ir.convenience.extract(model.graph, [site.x], [site.y])
-    except ValueError:
-        raise ValidationError("its result depends on more than its input and constants") from None
-    for node in graph:
-        for value in node.outputs:
-            value.shape = None  # those were of the whole model's shapes
-    graph.inputs[0].shape = ir.Shape(tuple(shape))
-    graph.outputs[0].shape, graph.outputs[0].type = None, graph.outputs[0].type or graph.inputs[0].type
-    return serialized(ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values())))
+    return compare(
+        f"{name} on {np.size(x):,} inputs", expected, actual, kind, atol=rounding_bound(exact, kind) + slack,
+        usual=np.abs(x) <= DENSE if usual is None else usual, well_conditioned=exact.condition < WELL_CONDITIONED,
+    )  # fmt: skip
 
 
 def channels(function: Function, shape: Sequence[int]) -> int:
@@ -133,7 +136,7 @@ def channels(function: Function, shape: Sequence[int]) -> int:
 
 
 def inputs(function: Function, shape: Sequence[int], first: Tensor) -> Tensor:
-    """``first`` and the hard grid of :func:`opau_onnx.compare.activations.grid`, in a shape that fits the real one.
+    """``first`` and the hard grid of :func:`opau_onnx.compare.grids.grid`, in a shape that fits the real one.
 
     Raises:
         ValidationError: no shape can hold them for every channel.
@@ -165,9 +168,11 @@ def alone(
         loose: an activation that was approximated on purpose may differ by as much as the file says.
     """
     expected, exact = function.torch(x), function.oracle(x)
-    limit = tolerance(exact, function.kind) + (_slack(site, x) if loose else 0.0)
+    slack = _slack(site, x) if loose else 0.0
+    assert site.x is not None
+    assert site.y is not None
     try:
-        part = cut(model, site, x.shape)
+        part = serialized(extract(model, site.x, [site.y], x.shape))
     except ValidationError as error:
         return {key: Alone(None, why=str(error)) for key in openers}
     found = {}
@@ -182,7 +187,7 @@ def alone(
             found[key] = Alone(None, why=str(error))
             continue
         got = np.asarray(values, dtype=np.float64)
-        found[key] = _judged(name, function, x, expected, exact.condition, limit, got, runtime.keeps_nan)
+        found[key] = _judged(name, function, x, expected, exact, slack, got, runtime.keeps_nan)
     return found
 
 
@@ -196,15 +201,13 @@ def _slack(site: Site, x: Tensor) -> Any:
 
 
 def _judged(
-    name: str, function: Function, x: Tensor, expected: Any, condition: Any, limit: Any, values: Any, nan_counts: bool
+    name: str, function: Function, x: Tensor, expected: Any, exact: oracle.Evaluation, slack: Any, values: Any, nan_counts: bool
 ) -> Alone:
+    """NaN is judged apart: a runtime whose arithmetic does not keep it is only told of."""
     wide = x.double().numpy()
     nan = np.isnan(wide)
     kept = bool(np.isnan(values[nan]).all()) if nan.any() and values.shape == wide.shape else None
-    got = np.where(nan, expected, values) if values.shape == wide.shape else values  # judged apart
-    comparison = compare(
-        f"{name} on {x.numel():,} inputs", expected, got, function.kind, atol=limit,
-        usual=np.abs(wide) <= DENSE, well_conditioned=condition < WELL_CONDITIONED,
-    )  # fmt: skip
+    got = np.where(nan, expected, values) if values.shape == wide.shape else values
+    comparison = compare_isolated(name, wide, expected, got, exact, function.kind, slack=slack)
     at = float(wide[comparison.worst_index]) if comparison.worst_index or wide.ndim == 0 else float("nan")
     return Alone(comparison, at, kept, nan_counts, "", values)

@@ -19,7 +19,7 @@ NaN apart             a runtime whose arithmetic does not keep NaN is told of, n
                       :mod:`opau_onnx.compare.isolated`.
 ====================  =====================================================================================================
 
-An isolated activation's tolerance is proven, not measured: :func:`opau_onnx.compare.grids.rounding_bound`.
+An isolated activation's tolerance is proven, not measured: :func:`rounding_bound`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF
+from opau_onnx.core import oracle
 
 ROUNDING_FACTOR = 8.0
 """How many times the largest move by a rounding another runtime may differ."""
@@ -100,3 +102,21 @@ def nudge(values: Any, kind: str, rng: np.random.Generator, *, rounded: bool = T
         step = np.nextafter(wide.astype(np.float32), np.float32(np.inf))
         moved = np.where(rng.random(wide.shape) < 0.5, moved, step)
     return np.where(wide == np.round(wide), wide, moved).astype(np.asarray(values).dtype)
+
+
+def rounding_bound(known: oracle.Evaluation, dtype: str) -> Any:
+    """The proven tolerance of an isolated activation, elementwise.
+
+    The oracle bounds the rounding error of an evaluation by the recurrence in float32 (or float64); two such evaluations may
+    differ by twice that, and by one rounding each to the output's dtype (and its smallest step).
+    """
+    compute = "float64" if dtype == "float64" else "float32"
+    info, wide = torch.finfo(getattr(torch, dtype)), torch.finfo(getattr(torch, compute))
+    with np.errstate(all="ignore"):
+        size = np.where(np.isfinite(known.value), np.abs(known.value), 0.0)
+        rounding = 0.0 if dtype == compute else size * UNIT_ROUNDOFF[dtype]
+        lost = known.underflow * wide.smallest_normal * wide.eps
+        limit = 2.0 * (known.bound * UNIT_ROUNDOFF[compute] + lost + rounding + info.smallest_normal * info.eps)
+        # Close to the largest number one side may overflow and the other not.
+        limit = np.where((size > 0.99 * info.max) | ~np.isfinite(limit), np.inf, limit)
+        return np.where(np.isfinite(known.value), limit, 0.0)

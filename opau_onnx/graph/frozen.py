@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import CollapseError, SpecError
-from opau_onnx.graph.nodes import read_config
+from opau_onnx.graph.nodes import read_coefficients, read_config
 
 Array = npt.NDArray[np.float64]
 
@@ -55,16 +55,12 @@ def freeze(node: ir.Node) -> Frozen:
     Raises:
         CollapseError: coefficients that are computed at run time, or that the definition does not allow.
     """
-    found = []
-    for position, what in ((1, "numerator"), (2, "denominator")):
-        value = node.inputs[position]
-        tensor = None if value is None else ir.convenience.get_const_tensor(value)
-        if tensor is None:
-            raise CollapseError(
-                f"the {what} of {node.name} is computed at run time; only constant coefficients can be collapsed: export the "
-                "model with its learned coefficients as parameters"
-            )
-        found.append(np.array(tensor.numpy()))
+    found = read_coefficients(node)
+    if found is None:
+        raise CollapseError(
+            f"the coefficients of {node.name} are computed at run time; only constant ones can be collapsed: export the model "
+            "with its learned coefficients as parameters"
+        )
     try:
         config = read_config(node)
         config.check_coefficients(found[0].shape, found[1].shape)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
 from opau_onnx.errors import SpecError
 from opau_onnx.graph.metadata import METADATA, MODULE
-from opau_onnx.graph.nodes import read_config
+from opau_onnx.graph.nodes import opau_nodes, read_config
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def find_sites(model: ir.Model) -> list[Site]:
                     found.append(Site(name, "", "operators", None, None, None))  # keeps its place
                 groups.setdefault(name, []).append(node)
     found = [s if s.node not in groups else _operators(groups[s.node], records[s.node]) for s in found]
-    inner = [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type in OP_TYPES and n.graph is not model.graph]
+    inner = [n for n in opau_nodes(model, OP_TYPES) if n.graph is not model.graph]
     found += [_inside(node) for node in inner]
     nameless = [records[name] for name in records if name not in {s.node for s in found}]
     return found + [_nameless(record) for record in nameless]
@@ -97,7 +97,7 @@ def _json(text: str) -> Any:
 def _config(node: ir.Node) -> Config | None:
     try:
         return read_config(node)
-    except (SpecError, KeyError, TypeError, ValueError, IndexError):
+    except SpecError:
         return None
 
 

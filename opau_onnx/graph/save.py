@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from opau_onnx.errors import ExportError
+from opau_onnx.errors import ExportError, ValidationError
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Files with more bytes of weights than this need external data: protobuf ends at 2 GiB."""
@@ -71,3 +71,35 @@ def publish(staged: Path, output: Path) -> None:
 def report_text(content: dict[str, Any]) -> str:
     """A report as JSON text."""
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def add_outputs(model: ir.Model, values: Sequence[ir.Value]) -> bytes:
+    """The model with these values as further outputs, in order; weights of other files are taken in.
+
+    Raises:
+        ValidationError: a value whose type the file does not tell, or a model that is too large for one file.
+    """
+    for i, value in enumerate(values):
+        if value.type is None:
+            raise ValidationError(f"the file does not say of what type {value.name!r} is, so it cannot be an output")
+        node = ir.node("Identity", [value], name=f"opau.tap_{i}")
+        out = node.outputs[0]
+        out.name, out.type, out.shape = f"opau.tap_{i}", value.type, value.shape
+        model.graph.append(node)
+        model.graph.outputs.append(out)
+    return serialized(model)
+
+
+def serialized(model: ir.Model) -> bytes:
+    """A model with all its weights as bytes.
+
+    Raises:
+        ValidationError: protobuf cannot hold it.
+    """
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype, name=value.name)
+    try:
+        return bytes(ir.to_proto(model).SerializeToString())
+    except Exception as error:  # protobuf's own types
+        raise ValidationError(f"the model is too large to look inside: {error}") from None

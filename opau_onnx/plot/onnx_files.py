@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from opau_onnx.compare.batches import Batch
-from opau_onnx.compare.hooks import add_outputs
 from opau_onnx.compare.opening import open_model
 from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.sketches import InputSketch
-from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OP_TYPES, Config
-from opau_onnx.errors import CollapseError, LoadError, SpecError, ValidationError
-from opau_onnx.graph.frozen import freeze
+from opau_onnx.core.spec import OP_TYPES, Config
+from opau_onnx.errors import LoadError, SpecError, ValidationError
 from opau_onnx.graph.lookup import collapsed_form, find_sites
 from opau_onnx.graph.metadata import MODULE
-from opau_onnx.graph.nodes import read_config
+from opau_onnx.graph.nodes import attribute_tensor, opau_nodes, read_coefficients, read_config
+from opau_onnx.graph.save import add_outputs
 from opau_onnx.io.samples import Samples
 from opau_onnx.plot.subjects import Subject, Subjects, batches, read_data, sketcher
 
@@ -42,7 +41,7 @@ def of_file(path: Path, data: Samples | str | Path | None, samples: int) -> Subj
         model = ir.load(path)
     except Exception as error:  # protobuf's own types
         raise LoadError(f"{path} is not a readable ONNX file: {type(error).__name__}: {error}") from None
-    nodes = [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type in OP_TYPES]
+    nodes = opau_nodes(model, OP_TYPES)
     if not nodes:
         raise ValidationError(_nothing(path, model))
     found = [_of_node(path, node) for node in nodes]
@@ -67,26 +66,19 @@ def _nothing(path: Path, model: ir.Model) -> str:
 def _of_node(path: Path, node: ir.Node) -> Subject:
     name = node.metadata_props.get(MODULE, "") or str(node.name)
     try:
-        if node.op_type == FIXED_OP_TYPE:
-            values = [_attribute(node, key) for key in ("numerator", "denominator")]
-            config = read_config(node)
-            config.check_coefficients(values[0].shape, values[1].shape)
-            note = "of scale · x + shift, absorbed into the node" if "scale" in node.attributes else ""
-            return Subject(name, config, values[0], values[1], note=note)
-        frozen = freeze(node)
-    except CollapseError:
+        coefficients, config = read_coefficients(node), read_config(node)
+        if coefficients is not None:
+            config.check_coefficients(coefficients[0].shape, coefficients[1].shape)
+    except SpecError as error:
+        raise ValidationError(f"{node.name} in {path} is not as the definition has it: {error}") from None
+    if coefficients is None or not all(np.isfinite(values).all() for values in coefficients):
         raise ValidationError(
             f"the coefficients of {node.name} are computed at run time, or are no numbers that the definition allows; "
             f"{path} cannot be drawn"
-        ) from None
-    except (SpecError, KeyError, TypeError, ValueError) as error:
-        raise ValidationError(f"{node.name} in {path} is not as the definition has it: {error}") from None
-    return Subject(name, frozen.config, frozen.numerator, frozen.denominator)
-
-
-def _attribute(node: ir.Node, name: str) -> Array:
-    found = node.attributes.get(name)
-    return np.zeros(0) if found is None else np.array(found.as_tensor().numpy(), dtype=np.float64)
+        )
+    note = "of scale · x + shift, absorbed into the node" if "scale" in node.attributes else ""
+    numerator, denominator = (values.astype(np.float64) for values in coefficients)
+    return Subject(name, config, numerator, denominator, note=note)
 
 
 def _distinguish(found: Sequence[Subject], nodes: Iterable[ir.Node]) -> None:
@@ -131,7 +123,7 @@ def _argument(node: ir.Node, config: Config, x: Array) -> Array:
     """What the function itself gets: a fused node applies its affine first."""
     if "scale" not in node.attributes:
         return x
-    scale, shift = (_attribute(node, name) for name in ("scale", "shift"))
+    scale, shift = (attribute_tensor(node, name).astype(np.float64) for name in ("scale", "shift"))
     if config.groups > 1:
         axis = config.check_input(x.shape)
         shape = (-1, *(1,) * (x.ndim - axis - 1))

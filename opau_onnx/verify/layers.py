@@ -17,8 +17,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from opau_onnx.compare.activations import LARGEST
-from opau_onnx.compare.hooks import Key, Tapped, add_outputs
+from opau_onnx.compare.grids import LARGEST
+from opau_onnx.compare.hooks import Key, Tapped
 from opau_onnx.compare.isolated import Alone, Function, Opener, alone
 from opau_onnx.compare.loop import compare_output
 from opau_onnx.compare.policies import ToleranceConfig, largest
@@ -26,6 +26,7 @@ from opau_onnx.compare.references import Expected, TorchReference
 from opau_onnx.compare.tensors import Comparison, distances
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.lookup import Site
+from opau_onnx.graph.save import add_outputs
 from opau_onnx.nn.casting import cast_inputs
 
 ROOM = 2**21
@@ -180,7 +181,7 @@ def look_inside(subject: Subject, batches: Iterable[Sequence[Tensor]]) -> Inside
     """Compare all that names can match, on each of the batches.
 
     Raises:
-        ValidationError: nothing can be looked at: see :func:`opau_onnx.compare.hooks.add_outputs`.
+        ValidationError: nothing can be looked at: see :func:`opau_onnx.graph.save.add_outputs`.
     """
     model = ir.load(subject.path)
     layers = {site.node: Layer(site.node, site.module, why or site.why) for site, _, why in subject.matched}

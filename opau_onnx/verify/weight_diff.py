@@ -12,11 +12,12 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from opau_onnx.compare.hooks import serialized
 from opau_onnx.compare.isolated import Function
 from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.lookup import Site
+from opau_onnx.graph.nodes import constant
+from opau_onnx.graph.save import serialized
 
 _HALVES: dict[str, Any] = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -87,7 +88,9 @@ def coefficients(model: ir.Model, site: Site, function: Function) -> list[Stored
     for value, kind, expected in zip(
         site.coefficients, ("numerator", "denominator"), (function.numerator, function.denominator), strict=True
     ):
-        stored = value.const_value.numpy() if value.const_value is not None else _computed(model, value)
+        stored = constant(value)
+        if stored is None:
+            stored = _computed(model, value)
         if stored is None:
             return None
         found.append(compare_stored(kind, expected, stored))

@@ -85,7 +85,7 @@ def test_interrupting_leaves_nothing(model: Path) -> None:
         (["missing.onnx"], "missing.onnx: No such file or directory"),
         (["junk.onnx"], "is not an ONNX model"),
         (["m.onnx", "--dtypes", "float64"], "--dtypes has 'float64'; expected some of float32, float16, bfloat16"),
-        (["inputs.onnx"], "is not stored in"),
+        (["inputs.onnx"], "are not stored in"),
         (["m.onnx", "--quick", "--output", "nowhere/c.json"], "nowhere/c.json"),
     ],
 )

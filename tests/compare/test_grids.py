@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from opau_onnx.compare.activations import LARGEST, shared_out
+from opau_onnx.compare.grids import LARGEST, shared_out
 
 VALUES = torch.cat([torch.linspace(-12, 12, 13_000), torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 1.0, -1.0])])
 SPECIAL = 6

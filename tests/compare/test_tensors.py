@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from opau_onnx.compare.activations import DENSE, grid
+from opau_onnx.compare.grids import DENSE, grid
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, compare, spacing
 
 INF, NAN = np.inf, np.nan

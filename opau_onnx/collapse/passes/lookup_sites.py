@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from opau_onnx.core.spec import DOMAIN, OPSET_VERSION
-from opau_onnx.graph import function
+from opau_onnx.graph.extract import extract
 from opau_onnx.graph.nodes import read_config
 
 CODES: dict[ir.DataType | None, Any] = {
@@ -183,23 +182,18 @@ def cut(model: ir.Model, site: Site) -> ir.Model:
     Input: the codes (:meth:`Site.inputs`). Outputs: the dequantized numbers, the activation's result, and that of each in
     ``site.after``.
     """
-    codes = ir.Value(name="codes", type=ir.TensorType(site.before.codes), shape=ir.Shape(site.inputs().shape))
-    constants: list[ir.Value] = []
-    dequantized = _copy(site.before.node, [codes, *_parameters(site.before, constants)], "dequantized")
-    given = [_stored(_tensor(v), constants) for v in site.node.inputs[1:]]
-    result = _copy(site.node, [dequantized.outputs[0], *given], "result")
-    nodes = [dequantized, result]
-    for i, part in enumerate(site.after):
-        nodes.append(_copy(part.node, [result.outputs[0], *_parameters(part, constants)], f"quantized_{i}"))
-    for node, kind in zip(nodes, [_float(site), _float(site), *(part.codes for part in site.after)], strict=True):
-        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(kind), codes.shape
-    opset = model.graph.opset_imports[""]
-    domains = {"": opset, DOMAIN: OPSET_VERSION} | {n.domain: 1 for n in nodes if n.domain not in ("", DOMAIN)}
-    body = model.functions.get(site.node.op_identifier()) or function.build(read_config(site.node), opset or 0)
-    graph = ir.Graph(
-        [codes], [n.outputs[0] for n in nodes], nodes=nodes, initializers=constants, name="activation", opset_imports=domains
-    )
-    return ir.Model(graph, ir_version=model.ir_version, functions=[body])
+    linear = (site.before, *site.after)
+    shape, entry = site.inputs().shape, site.before.node.inputs[0]
+    assert entry is not None
+    # Scale and zero point as numbers, not as lists of one, which would be along an axis that the part may lack.
+    parameters = [v for part in linear if part.axis is None for v in part.node.inputs[1:3] if v is not None]
+    constants = {v: ir.tensor(t.numpy().reshape(()), dtype=t.dtype) for v in parameters for t in [_tensor(v)]}
+    results = [site.before.node.outputs[0], site.node.outputs[0], *(part.node.outputs[0] for part in site.after)]
+    part = extract(model, entry, results, shape, dtype=site.before.codes, constants=constants)
+    kinds = [_float(site), _float(site), *(part.codes for part in site.after)]
+    for value, kind in zip(part.graph.outputs, kinds, strict=True):
+        value.type, value.shape = ir.TensorType(kind), ir.Shape(shape)
+    return part
 
 
 def _float(site: Site) -> ir.DataType:
@@ -208,29 +202,8 @@ def _float(site: Site) -> ir.DataType:
     return ir.DataType(named) if named else ir.DataType(_tensor(site.before.node.inputs[1]).dtype)
 
 
-def _copy(node: ir.Node, inputs: list[ir.Value], name: str) -> ir.Node:
-    copy = ir.node(node.op_type, inputs, attributes=dict(node.attributes), domain=node.domain, overload=node.overload)
-    copy.name = copy.outputs[0].name = name
-    return copy
-
-
-def _parameters(part: Linear, constants: list[ir.Value]) -> list[ir.Value]:
-    """Scale and zero point; as numbers, not as lists of one, which would be along an axis that the copy may lack."""
-    tensors = [_tensor(value) for value in part.node.inputs[1:3] if value is not None]
-    shaped = [ir.tensor(t.numpy().reshape(()), dtype=t.dtype) if part.axis is None else t for t in tensors]
-    return [_stored(tensor, constants) for tensor in shaped]
-
-
 def _tensor(value: ir.Value | None) -> Any:
     """The constant behind a value; callers have made sure that there is one."""
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     assert tensor is not None
     return tensor
-
-
-def _stored(tensor: Any, constants: list[ir.Value]) -> ir.Value:
-    name = f"constant_{len(constants)}"
-    kept = ir.tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=name)
-    made = ir.Value(name=name, type=ir.TensorType(kept.dtype), shape=ir.Shape(kept.shape), const_value=kept)
-    constants.append(made)
-    return made
