@@ -1,8 +1,8 @@
 # What can be chosen, each with its default.
 set(OPAU_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (when nvcc works), ON (an error when it does not) or OFF")
 set_property(CACHE OPAU_CUDA PROPERTY STRINGS AUTO ON OFF)
-set(OPAU_CUDA_ARCHITECTURES "75-real;80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
-    "Machine code for each, and PTX for those without -real")
+set(OPAU_CUDA_ARCHITECTURES "75;80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
+    "Machine code for each, and PTX for those without -real: of 75 for architectures between, of 120 for later ones; `native` builds for this machine's GPU alone")
 set(OPAU_SANITIZE "" CACHE STRING "Sanitizers of g++ or clang++, such as address,undefined or thread")
 set(OPAU_ORT_INCLUDE "" CACHE PATH "Folder of onnxruntime_c_api.h")
 set(OPAU_CACHE "" CACHE PATH "Where fetched headers are kept (default: the user's cache)")

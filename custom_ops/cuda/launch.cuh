@@ -86,7 +86,9 @@ class Launcher final : public CudaActivation {
 
   int upload(void* memory) override {
     device_ = static_cast<const R*>(memory);
-    return cudaMemcpy(memory, rows_.data(), device_bytes(), cudaMemcpyHostToDevice);
+    // From pageable memory cudaMemcpy may return before the copy ends, and streams that do not block would not wait for it.
+    if (cudaError_t error = cudaMemcpy(memory, rows_.data(), device_bytes(), cudaMemcpyHostToDevice)) return error;
+    return cudaStreamSynchronize(nullptr);
   }
 
   int run(const void* x, void* y, const Extent& extent, void* stream) const override {

@@ -20,32 +20,21 @@ DTYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
 """Element types that have kernels -> ONNX's number (TensorProto.DataType)."""
 
 _int, _wide, _text, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_char_p, ctypes.c_void_p
+_FUNCTION = [_text, _text, _wide, _wide, _wide, _int, _pointer, _wide, _pointer, _wide, _pointer, _pointer]
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "opau_version": (_text, []),
     "opau_instruction_set_count": (_int, []),
     "opau_instruction_set_name": (_text, [_int]),
     "opau_instruction_set_available": (_int, [_int]),
-    "opau_create": (
-        _text,
-        [
-            _text,
-            _text,
-            _wide,
-            _wide,
-            _wide,
-            _int,
-            _pointer,
-            _wide,
-            _pointer,
-            _wide,
-            _pointer,
-            _pointer,
-            _int,
-            ctypes.POINTER(_pointer),
-        ],
-    ),
+    "opau_create": (_text, [*_FUNCTION, _int, ctypes.POINTER(_pointer)]),
     "opau_destroy": (None, [_pointer]),
     "opau_run": (_text, [_pointer, _pointer, _pointer, _wide, _wide, _wide, _wide, _wide, _int]),
+    "opau_cuda_built": (_int, []),
+    "opau_cuda_create": (_text, [*_FUNCTION, ctypes.POINTER(_pointer)]),
+    "opau_cuda_destroy": (None, [_pointer]),
+    "opau_cuda_device_bytes": (_wide, [_pointer]),
+    "opau_cuda_upload": (_text, [_pointer, _pointer]),
+    "opau_cuda_run": (_text, [_pointer, _pointer, _pointer, _wide, _wide, _wide, _pointer]),
 }
 
 
@@ -85,6 +74,30 @@ def extent(config: Config, shape: tuple[int, ...]) -> tuple[int, int, int]:
     return int(np.prod(shape[:axis])), shape[axis], int(np.prod(shape[axis + 1 :]))
 
 
+class Given:
+    """The arguments of the library's functions that create an activation, and the arrays that they point into."""
+
+    def __init__(self, config: Config, numerator: Any, denominator: Any, dtype: str, affine: tuple[Any, Any] | None) -> None:
+        exact = np.float64 if dtype == "float64" else np.float32
+        c, d = (np.ascontiguousarray(v, dtype=exact) for v in (numerator, denominator))
+        config.check_coefficients(c.shape, d.shape)
+        scale, shift = (np.ascontiguousarray(v, dtype=exact) for v in affine or (np.zeros(0), np.zeros(0)))
+        if affine is not None and not scale.shape == shift.shape == (config.groups,):
+            raise SpecError(f"scale and shift have shapes {scale.shape} and {shift.shape}; expected {(config.groups,)} both")
+        self.arrays = (c, d, scale, shift)
+        self.arguments = (
+            config.basis.encode(), config.form.encode(), *config.degrees, config.groups, DTYPES[dtype],
+            c.ctypes.data, c.shape[0] if c.ndim > 1 else 1, d.ctypes.data, d.shape[0] if d.ndim > 1 else 1,
+            *(v.ctypes.data if affine is not None else None for v in (scale, shift)),
+        )  # fmt: skip
+
+
+def check(message: bytes | None) -> None:
+    """Raise SpecError with what the library says; None says nothing."""
+    if message is not None:
+        raise SpecError(message.decode())
+
+
 class Activation:
     """One activation in the library.
 
@@ -105,24 +118,12 @@ class Activation:
     ) -> None:  # fmt: skip
         self._library = library or open_library()
         self.config, self.dtype = config, dtype
-        exact = np.float64 if dtype == "float64" else np.float32
-        c, d = (np.ascontiguousarray(v, dtype=exact) for v in (numerator, denominator))
-        config.check_coefficients(c.shape, d.shape)
-        scale, shift = (np.ascontiguousarray(v, dtype=exact) for v in affine or (np.zeros(0), np.zeros(0)))
-        if affine is not None and not scale.shape == shift.shape == (config.groups,):
-            raise SpecError(f"scale and shift have shapes {scale.shape} and {shift.shape}; expected {(config.groups,)} both")
+        given = Given(config, numerator, denominator, dtype, affine)
         index = -1
         if instruction_set is not None:
             index = instruction_sets(self._library, available=False).index(instruction_set)
         handle = _pointer()
-        k, l = config.degrees
-        self._check(
-            self._library.opau_create(
-                config.basis.encode(), config.form.encode(), k, l, config.groups, DTYPES[dtype],
-                c.ctypes.data, c.shape[0] if c.ndim > 1 else 1, d.ctypes.data, d.shape[0] if d.ndim > 1 else 1,
-                *(v.ctypes.data if affine is not None else None for v in (scale, shift)), index, ctypes.byref(handle),
-            )
-        )  # fmt: skip
+        check(self._library.opau_create(*given.arguments, index, ctypes.byref(handle)))
         self.handle = handle
 
     def __del__(self) -> None:
@@ -138,8 +139,4 @@ class Activation:
 
     def run(self, x: int, y: int, extent: tuple[int, int, int], span: tuple[int, int], *, stream: bool = False) -> None:
         """Elements span[0] to span[1] - 1 of the tensors at the addresses ``x`` and ``y``, which may be equal."""
-        self._check(self._library.opau_run(self.handle, x, y, *extent, *span, int(stream)))
-
-    def _check(self, message: bytes | None) -> None:
-        if message is not None:
-            raise SpecError(message.decode())
+        check(self._library.opau_run(self.handle, x, y, *extent, *span, int(stream)))

@@ -83,7 +83,7 @@ def test_the_library_holds_machine_code_for_each_architecture_and_ptx_for_later_
         machine, portable = (Counter(re.findall(r"\.(sm_\d+)\.", "".join(lines))) for lines in (elf, ptx))
     assert set(machine) == set(ARCHITECTURES)
     assert min(machine.values()) >= DTYPES
-    assert set(portable) == {"sm_120"}
+    assert set(portable) == {"sm_75", "sm_120"}  # 75 for architectures between, such as 87, 88 and 110
 
 
 def test_no_kernel_has_a_stack_or_local_memory() -> None:

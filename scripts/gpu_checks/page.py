@@ -1,0 +1,69 @@
+"""The record of scripts/gpu.py as a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def page(record: dict[str, Any]) -> str:
+    machine, parts = record["machine"], record["parts"]
+    lines = ["# CUDA kernels on a GPU", ""]
+    lines.append(
+        f"`make gpu`, {machine['date']}: {machine['device']}"
+        + ("" if machine["dry"] else f", driver {machine['driver']}, torch {machine['torch']}, CUDA {machine['cuda']}")
+        + ". Without onnxruntime: the library's plain C interface, PyTorch's memory and streams."
+    )
+    if "kernels" in parts:
+        lines += ["", *_kernels(parts["kernels"])]
+    if "sanitizer" in parts:
+        lines += ["", *_sanitizer(parts["sanitizer"])]
+    if "bench" in parts:
+        lines += ["", *_bench(parts["bench"])]
+    return "\n".join(lines) + "\n"
+
+
+def _kernels(part: dict[str, Any]) -> list[str]:
+    total = sum(part["compared"].values())
+    verdict = "all with the CPU kernels' bits" if part["passed"] else f"{len(part['failures'])} differ"
+    return [
+        "## Bits",
+        "",
+        f"{total:,} combinations of dtype, basis, denominator, degrees and sharing, {part['placements']['tried']:,} placements "
+        f"of input and output, {part['streams']['tried']} streams, {part['graph']['tried']} replays of a captured graph and "
+        f"{part['beyond_2_31']['tried']} tensors of more than 2^31 elements: {verdict}.",
+        *[f"* {text}" for text in part["failures"]],
+    ]
+
+
+def _sanitizer(part: dict[str, Any]) -> list[str]:
+    lines = ["## compute-sanitizer", ""]
+    if not part["tools"]:
+        return [*lines, f"Not run: {part['note']}."]
+    return lines + [
+        f"* {name}: exit code {one['exit_code']}, {' '.join(one['summary'])}" for name, one in part["tools"].items()
+    ]
+
+
+def _bench(part: dict[str, Any]) -> list[str]:
+    rows = [row for row in part["rows"] if "over_copy" in row]
+    columns = list(dict.fromkeys((row["dtype"], row["megabytes"]) for row in rows))
+    names = list(dict.fromkeys(row["what"] for row in rows))
+    known = {(row["what"], row["dtype"], row["megabytes"]): row["over_copy"] for row in rows}
+    lines = [
+        "## Time over that of a device-to-device copy of the same bytes",
+        "",
+        "Calls in a CUDA graph, the smallest of five replays; the size is that of the input.",
+        "",
+        "| | " + " | ".join(f"{dtype}, {size} MB" for dtype, size in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name in names:
+        cells = [f"{known[name, *column]:.2f}" if (name, *column) in known else "" for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    launch = part["launch"]
+    return [
+        *lines,
+        "",
+        f"1 Ki elements of float32: {launch['in_graph']} µs in a graph (torch's relu {launch['relu_in_graph']}), "
+        f"{launch['python_call']} µs a call from Python.",
+    ]
