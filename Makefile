@@ -11,7 +11,7 @@ NPM_STAMP := $(PORTABILITY)/node_modules/.package-lock.json
 # From PyPI where the system has none.
 CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
 
-.PHONY: demo test lint portability sweep bench library env clean
+.PHONY: demo test lint portability sweep bench gpu library env clean
 
 env: $(STAMP)
 
@@ -48,6 +48,14 @@ $(NPM_STAMP): $(PORTABILITY)/package.json $(PORTABILITY)/package-lock.json
 # Long sweeps: full matrices instead of covers.
 sweep: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
+
+# The CUDA kernels on this machine's GPU: scripts/gpu.py. Needs nvcc and a PyTorch with CUDA, in PYTHON; no network, no environment.
+# PART=kernels, sanitizer or bench for one part; DRY=1 on the CPU. Files in $$OUT, else out/gpu.
+gpu:
+	test -n "$(DRY)" || { cmake -S custom_ops -B build/gpu -DCMAKE_BUILD_TYPE=Release -DOPAU_CUDA=ON -DOPAU_ORT=OFF \
+	  -DOPAU_CUDA_ARCHITECTURES=native -DPython3_EXECUTABLE="$$(command -v $(PYTHON))" && cmake --build build/gpu -j; }
+	OPAU_REQUIRE_CUDA=1 $(if $(DRY),$(BIN)/python,$(PYTHON)) scripts/gpu.py $(if $(DRY),--dry,--library build/gpu/libopau_onnx_ops.so) \
+	  $(if $(PART),--part $(PART))
 
 bench: env
 	$(BIN)/python scripts/bench_activation.py

@@ -1,6 +1,10 @@
 # The target. Sources are found by folder; an instruction set's flags go to its file alone.
 set(OPAU_SOURCES "")
-foreach(folder IN ITEMS cpu api certify ort)
+set(folders cpu api certify)
+if(OPAU_ORT)
+  list(APPEND folders ort)
+endif()
+foreach(folder IN LISTS folders)
   file(GLOB found CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*.cpp")
   list(APPEND OPAU_SOURCES ${found})
 endforeach()
@@ -54,7 +58,9 @@ find_package(Threads REQUIRED)
 add_library(opau_onnx_ops SHARED ${OPAU_SOURCES} "${OPAU_TABLES}")
 target_include_directories(opau_onnx_ops PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}" "${CMAKE_CURRENT_SOURCE_DIR}/include"
                                                  "${CMAKE_CURRENT_BINARY_DIR}/generated")
-target_include_directories(opau_onnx_ops SYSTEM PRIVATE "${OPAU_ORT_HEADER_DIR}")
+if(OPAU_ORT)
+  target_include_directories(opau_onnx_ops SYSTEM PRIVATE "${OPAU_ORT_HEADER_DIR}")
+endif()
 target_compile_definitions(opau_onnx_ops PRIVATE OPAU_VERSION="${OPAU_VERSION}")
 target_link_libraries(opau_onnx_ops PRIVATE Threads::Threads)
 set_target_properties(opau_onnx_ops PROPERTIES

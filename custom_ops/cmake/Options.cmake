@@ -4,6 +4,7 @@ set_property(CACHE OPAU_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(OPAU_CUDA_ARCHITECTURES "75;80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
     "Machine code for each, and PTX for those without -real: of 75 for architectures between, of 120 for later ones; `native` builds for this machine's GPU alone")
 set(OPAU_SANITIZE "" CACHE STRING "Sanitizers of g++ or clang++, such as address,undefined or thread")
+option(OPAU_ORT "Build onnxruntime's entry point; OFF: the plain C interface alone, which needs no header of onnxruntime" ON)
 set(OPAU_ORT_INCLUDE "" CACHE PATH "Folder of onnxruntime_c_api.h")
 set(OPAU_CACHE "" CACHE PATH "Where fetched headers are kept (default: the user's cache)")
 option(OPAU_FETCH "Fetch onnxruntime's C header when this machine has none" ON)

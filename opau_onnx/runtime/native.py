@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opau_onnx.core.spec import Config
-from opau_onnx.errors import SpecError
+from opau_onnx.errors import LibraryError, SpecError
 
 DTYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
 """Element types that have kernels -> ONNX's number (TensorProto.DataType)."""
@@ -43,7 +43,7 @@ def open_library(path: str | None = None) -> ctypes.CDLL:
     """The library at ``path``, or the package's own, with the types of its functions declared.
 
     Raises:
-        LibraryError: the library was not built, or is not there.
+        LibraryError: the library was not built, is not there, or is of another version.
     """
     if path is None:
         from opau_onnx.runtime.library import get_library_path
@@ -51,7 +51,9 @@ def open_library(path: str | None = None) -> ctypes.CDLL:
         path = get_library_path()
     library = ctypes.CDLL(str(Path(path).resolve()))
     for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise LibraryError(f"{path} has no function {name}: it is of another version of this package; build it again")
         function.restype, function.argtypes = result, arguments
     return library
 
