@@ -1,4 +1,4 @@
-"""What the networks for CIFAR have in common."""
+"""Common parts of the networks for CIFAR."""
 
 from __future__ import annotations
 

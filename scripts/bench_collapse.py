@@ -1,4 +1,4 @@
-"""What collapsing saves at inference; writes docs/benchmarks/collapse.{json,md}.
+"""Savings of collapsing at inference; writes docs/benchmarks/collapse.{json,md}.
 
 HP-1 with the coefficients of the shipped LeNet's first activation, float32, on the CPU. In each table the subjects take turns
 in one process and one pool of threads (opau_onnx.bench.timing); medians, and ratios within the run.

@@ -1,4 +1,4 @@
-"""What serving costs: opau-serve over HTTP and gRPC next to onnxruntime in this process.
+"""Cost of serving: opau-serve over HTTP and gRPC next to onnxruntime in this process.
 
 Writes docs/benchmarks/serve.{json,md}. 16 closed-loop clients send one row each, as binary tensors; every answer is checked.
 The clients run on the same machine, so they take their share of its cores. In each round every subject has its turn; the table

@@ -34,7 +34,7 @@ from opau_onnx.models.activations import ACTIVATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = tuple(name for name in ACTIVATIONS if name != "tanh")
-"""What users choose among; tanh is there for old networks."""
+"""Activations that users choose among; tanh is there for old networks."""
 
 
 def main(
@@ -89,7 +89,7 @@ def _mirrored(dataset: str) -> bool:
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for, apart from how to train."""
+    """Settings apart from training."""
 
     activations: tuple[str, ...]
     seeds: int

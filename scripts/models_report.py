@@ -1,4 +1,4 @@
-"""What scripts/models_table.py writes into docs/benchmarks/models.md."""
+"""Page docs/benchmarks/models.md of scripts/models_table.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 Part = dict[str, Any]
-"""What was found, plain data."""
+"""Results as plain data."""
 TOLERANCE = 1e-3
 ASKED = {"preact_resnet34": 1.03, "mobilenet_v2": 1.08, "efficientnet_b0": 1.08}
 """Architecture -> the most that the fused model may take, in times of the one with ReLU."""
@@ -15,7 +15,7 @@ TIMED = {"learned": ("learned", True), "fused": ("fused", True), "fused, outside
 
 
 def cell(name: str, part: Part) -> str:
-    """What the table says of one step."""
+    """Cell of one step in the table."""
     verdict = {True: "equal", False: "**different**", None: "not possible"}[part["equal"]]
     if "told" in part:
         return f"{verdict}: {part['told']}"

@@ -51,7 +51,7 @@ FLOAT = 1
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be set from the command line, and changes what is found."""
+    """Settings from the command line that change the result."""
 
     seed: int
     samples: int
@@ -146,7 +146,7 @@ def examine(model: Model, folder: Path, complete: int, say: Callable[[str], None
 
 
 def attempted(step: Callable[[], Part]) -> Part:
-    """What it found, or why it could not: one failure does not cost the hour that the others take."""
+    """Result of a step, or the reason for its failure: one failure does not cost the hour that the others take."""
     try:
         return step()
     except CollapseError as error:
@@ -156,7 +156,7 @@ def attempted(step: Callable[[], Part]) -> Part:
 
 
 def right(model: Model) -> bool:
-    """Whether everything is equal. That the quantized form does not fit a model is no fault."""
+    """True where everything is equal. That the quantized form does not fit a model is no fault."""
     return all(part["equal"] or (name == "lut" and part["equal"] is None) for name, part in model.found.items())
 
 

@@ -1,4 +1,4 @@
-"""What keeps deep networks with learned activations steady: short runs with and without each measure; prints a table.
+"""Steadiness of deep networks with learned activations: short runs with and without each measure; prints a table.
 
 Fashion-MNIST in three channels of 32x32, SGD as scripts/train.py has it but with a constant learning rate. PreActResNet is as
 deep as it is, with an eighth of its channels: a step takes a tenth of a second. docs/training.md keeps the results.

@@ -40,7 +40,7 @@ def about(content: dict[str, Any]) -> str:
 
 
 def warnings(content: dict[str, Any]) -> list[str]:
-    """What makes the numbers doubtful."""
+    """Warnings about doubtful numbers."""
     used = content["machine"]["cores_used_by_others"]
     if used is not None and used > BUSY:
         return [f"other programs used {used:.2g} of the cores: do not trust these times, repeat on a quiet machine"]

@@ -19,7 +19,7 @@ SCHEMA = "opau_onnx.bench/1"
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure; the defaults are those of ``opau-bench``.
+    """Measurement settings; the defaults are those of ``opau-bench``.
 
     Attributes:
         config: the activation, with coefficients shared by the tensor.

@@ -101,7 +101,7 @@ def described(nodes: list[tuple[str, str]]) -> str:
 
 @cache
 def has_cuda() -> bool:
-    """Whether onnxruntime can really create a session on a GPU."""
+    """True where onnxruntime can create a session on a GPU."""
     if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         return False
     from opau_onnx.bench import nodes

@@ -1,4 +1,4 @@
-"""What is compared: one list, from which measurements, tables and plots take their names."""
+"""Subjects of a comparison: one list, from which measurements, tables and plots take their names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Maker = Callable[[int], Subject]
 
 @dataclass(frozen=True)
 class Task:
-    """What the subjects of one dtype share.
+    """State that the subjects of one dtype share.
 
     Attributes:
         config: the activation.

@@ -82,7 +82,7 @@ def measure(
 
 
 def takes_part(number: int, turns: int, rounds: int) -> bool:
-    """Whether a subject with so many turns has one in round ``number`` of ``rounds``: evenly spread."""
+    """True where a subject with so many turns has one in round ``number`` of ``rounds``: evenly spread."""
     return (number + 1) * turns // rounds > number * turns // rounds
 
 

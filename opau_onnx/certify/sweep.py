@@ -47,7 +47,7 @@ class Worst:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was found over one dtype.
+    """Sweep over one dtype.
 
     Attributes:
         complete: every bit pattern was tried.

@@ -1,4 +1,4 @@
-"""What ``opau-bench`` prints and writes."""
+"""Console output and report of ``opau-bench``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``opau-certify`` prints."""
+"""Console output of ``opau-certify``."""
 
 from __future__ import annotations
 

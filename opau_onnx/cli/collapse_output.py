@@ -1,4 +1,4 @@
-"""What ``opau-collapse`` prints: a line for each activation, before and after, comparisons, the verdict."""
+"""Console output of ``opau-collapse``: a line for each activation, before and after, comparisons, the verdict."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def show(result: CollapseResult, *, verbose: bool) -> None:
 
 
 def _approximations(out: Console, result: CollapseResult, *, verbose: bool) -> None:
-    """What was chosen within the tolerance, where it holds, and with --verbose what else was tried."""
+    """Print the choice within the tolerance, its range, and with --verbose all candidates."""
     rows = table(out, "activation", f"within {result.tolerance:g}", "range of the data", "proven on", "error up to", "beyond")
     for r in result.replaced:
         found = r.approximation

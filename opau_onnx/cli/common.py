@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, errors, a console that is plain when piped."""
+"""Shared parts of all commands: exit codes, errors, a console that is plain when piped."""
 
 from __future__ import annotations
 

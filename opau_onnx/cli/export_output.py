@@ -1,4 +1,4 @@
-"""What ``opau-export`` prints: a line for each activation, a table of comparisons, the verdict."""
+"""Console output of ``opau-export``: a line for each activation, a table of comparisons, the verdict."""
 
 from __future__ import annotations
 

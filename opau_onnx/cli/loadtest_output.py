@@ -1,4 +1,4 @@
-"""What ``opau-loadtest`` prints and writes."""
+"""Console output and report of ``opau-loadtest``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``opau-collapse --form lut`` prints besides: how the model was quantized, ties, and what that changed."""
+"""Console output of ``opau-collapse --form lut``: how the model was quantized, ties, and what that changed."""
 
 from __future__ import annotations
 

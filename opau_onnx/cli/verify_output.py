@@ -1,4 +1,4 @@
-"""What ``opau-verify`` prints: a table of runtimes for each file, its activations, its layers, what was found, the verdict."""
+"""Console output of ``opau-verify``: runtimes of each file, its activations and layers, findings, the verdict."""
 
 from __future__ import annotations
 

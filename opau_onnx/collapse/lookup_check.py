@@ -24,7 +24,7 @@ from opau_onnx.graph.frozen import Frozen
 
 @dataclass(frozen=True)
 class TableCheck(ActivationCheck):
-    """What was found of one table; the comparison is that of all codes, and has no tolerance.
+    """Check of one table; the comparison is that of all codes, and has no tolerance.
 
     Attributes:
         ties: codes whose results lie half-way between two, to within the rounding of the nodes' own arithmetic: another

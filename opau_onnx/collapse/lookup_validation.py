@@ -78,7 +78,7 @@ def _finite(value: float) -> float | str:
 
 @dataclass(frozen=True)
 class LutValidation(Validation):
-    """What was found; ``drift`` is empty where there is no float model to compare with."""
+    """Validation of a lookup form; ``drift`` is empty where there is no float model to compare with."""
 
     drift: Sequence[Drift] = ()
 

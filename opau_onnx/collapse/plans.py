@@ -87,7 +87,7 @@ def schemes(frozen: Frozen) -> list[Scheme]:
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """What follows beyond the largest input that is evaluated.
+    """Tail of the function beyond the largest input that is evaluated.
 
     Attributes:
         slope: of the asymptote, to be multiplied with x - u; None where f has a limit.

@@ -1,4 +1,4 @@
-"""What a collapse gives back and reports."""
+"""Result and report of a collapse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPORT_SCHEMA = "opau_onnx.collapse_report/1"
 
 @dataclass(frozen=True)
 class CollapseResult:
-    """What was written and what was found.
+    """Result: the file and its validation.
 
     Attributes:
         source, requested: the file read and the file asked for.

@@ -45,7 +45,7 @@ class Data:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """What to compare the collapsed file with.
+    """How to validate the collapsed file.
 
     Attributes:
         reference: the PyTorch model (as :func:`opau_onnx.export_model` takes it); None for the file that is collapsed.

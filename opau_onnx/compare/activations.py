@@ -30,7 +30,7 @@ from opau_onnx.nn.casting import DTYPES, dtype_name, tensors_by_name
 
 @dataclass(frozen=True)
 class ActivationCheck:
-    """What was found of one node.
+    """Check of one node.
 
     Attributes:
         node, module: its name in the file and that of the torch module.
@@ -100,7 +100,7 @@ def _coefficients(source: torch.nn.Module, own: Any, node: ir.Node) -> tuple[tor
 
 
 def _same(tensor: torch.Tensor, stored: Any) -> bool:
-    """Whether the file holds the model's coefficients, converted to the file's dtype."""
+    """True where the file holds the model's coefficients, converted to the file's dtype."""
     expected = tensor.detach().to(torch.from_numpy(stored).dtype).numpy()
     return expected.shape == stored.shape and np.array_equal(expected, stored, equal_nan=True)
 

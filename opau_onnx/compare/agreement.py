@@ -101,7 +101,7 @@ class TopKAgreement:
 
 
 def are_classes(values: Any) -> bool:
-    """Whether an output can be read as one number for each class: shape (N, classes)."""
+    """True where an output holds one number for each class: shape (N, classes)."""
     return np.ndim(values) == 2 and np.shape(values)[1] > 1
 
 

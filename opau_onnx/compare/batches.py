@@ -1,4 +1,4 @@
-"""What the runtimes are compared on, in batches: the user's samples, or the example inputs and random ones."""
+"""Input batches for comparisons: the user's samples, or the example inputs and random ones."""
 
 from __future__ import annotations
 

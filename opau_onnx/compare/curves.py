@@ -1,4 +1,4 @@
-"""What is drawn of an activation: its curve where its inputs really are, and the error of each implementation on it."""
+"""Curve data of an activation: its curve where its inputs really are, and the error of each implementation on it."""
 
 from __future__ import annotations
 

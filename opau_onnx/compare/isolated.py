@@ -192,7 +192,7 @@ def alone(
 
 
 def _slack(site: Site, x: Tensor) -> Any:
-    """What was given up on purpose; beyond its range a file promises nothing."""
+    """Tolerance of an approximation on purpose; beyond its range a file promises nothing."""
     said = site.approximation
     if said is None:
         return 0.0

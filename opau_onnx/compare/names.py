@@ -6,9 +6,9 @@ from opau_onnx.compare.runtimes import NAMES
 
 TORCH = "torch"
 RUNTIMES = (TORCH, *NAMES)
-"""What can be run; PyTorch is what the others are compared with."""
+"""Everything that can be run; PyTorch is the reference."""
 ORIGINAL = "original"
 """PyTorch again, with the modules of another library as they came; run where the model has such."""
 REPORT_SCHEMA = "opau_onnx.verify_report/1"
 EQUAL, DIFFERENT, NOT_RUN = "equal", "different", "not run"
-"""What is said of a runtime; never "equal" of one that did not run."""
+"""Verdicts of a runtime; never "equal" for one that did not run."""

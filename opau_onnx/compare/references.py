@@ -1,4 +1,4 @@
-"""What another runtime's outputs are compared with, and how far they may be off: PyTorch, an ONNX file, original modules."""
+"""References for another runtime's outputs, with tolerances: PyTorch, an ONNX file, original modules."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Expected(NamedTuple):
 
 
 class Reference(Protocol):
-    """What is expected of a runtime.
+    """Source of expected outputs.
 
     Attributes:
         kind: name of the dtype that the file computes in.
@@ -168,7 +168,7 @@ class OriginalReference:
 
     @property
     def description(self) -> str:
-        """What was compared and what was not."""
+        """Text for reports: what was compared and what was not."""
         if self.reason:
             return f"adopted modules; the original ones could not run here ({self.reason})"
         silent = f" (not on {self.silent:,} of {self.values:,} values, which are NaN or infinite there)" if self.silent else ""

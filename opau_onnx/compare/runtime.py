@@ -67,7 +67,7 @@ class VerifiedRuntime(Runtime):
 
     @property
     def record(self) -> dict[str, str]:
-        """What ran, as plain data."""
+        """Runtime, device, provider and implementation, as plain data."""
         return {k: str(getattr(self, k)) for k in ("version", "device", "provider", "implementation")}
 
     def close(self) -> None:

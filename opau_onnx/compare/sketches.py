@@ -1,4 +1,4 @@
-"""What each activation really gets: exact range and count, quantiles and a histogram of a sample of its inputs."""
+"""Sketches of activations' real inputs: exact range and count, quantiles and a histogram of a sample of its inputs."""
 
 from __future__ import annotations
 

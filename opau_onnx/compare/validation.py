@@ -26,7 +26,7 @@ from opau_onnx.nn.casting import cast_inputs
 
 @dataclass(frozen=True)
 class Validation:
-    """What was found.
+    """Comparison of a file with its model.
 
     Attributes:
         runtime: what ran the file.

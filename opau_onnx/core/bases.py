@@ -1,4 +1,4 @@
-"""What follows exactly from the recurrences of :mod:`opau_onnx.core.spec`: monic rows, closed forms, monomials.
+"""Exact consequences of the recurrences of :mod:`opau_onnx.core.spec`: monic rows, closed forms, monomials.
 
 Needs nothing but the standard library: the build of the compiled kernels imports it too.
 """
@@ -32,7 +32,7 @@ class Polynomials(NamedTuple):
 
     @property
     def symmetric(self) -> bool:
-        """Whether every f_n is even or odd."""
+        """True where every f_n is even or odd."""
         return not any(self.shift)
 
 

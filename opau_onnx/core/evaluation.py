@@ -28,7 +28,7 @@ class Ops(Protocol):
 
 
 class FusedOps(Ops, Protocol):
-    """What :func:`fused_basis` needs besides."""
+    """Operations that :func:`fused_basis` needs besides."""
 
     def multiply(self, x: Any, y: Any) -> Any: ...
     def weighted_sum(self, total: Any, weight: float, x: Any, y: Any) -> Any:
@@ -118,7 +118,7 @@ def scaled_basis(ops: Ops, config: Config, x: Any, beyond: Sequence[Any]) -> lis
 
 @dataclass(frozen=True)
 class Lower:
-    """What derivatives, of one degree less, take beyond X0: U_i = f_i(x) / s**(M - 1) for i < M, and r = 1 / s."""
+    """Rows for derivatives, of one degree less, beyond X0: U_i = f_i(x) / s**(M - 1) for i < M, and r = 1 / s."""
 
     rows: Sequence[Row]
     r: Any

@@ -17,7 +17,7 @@ from opau_onnx.core.spec import Config, derivative_table
 
 
 class GradientOps(FusedOps, Protocol):
-    """What the gradients need besides."""
+    """Operations that the gradients need besides."""
 
     def sign(self, x: Any) -> Any: ...
     def greater(self, x: Any, y: Any) -> Any:

@@ -56,7 +56,7 @@ class Big:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the oracle says of each element; all arrays have the shape of x, dtype float64.
+    """Evaluation of each element; all arrays have the shape of x, dtype float64.
 
     Attributes:
         value: P / Q.

@@ -1,4 +1,4 @@
-"""What Triton's onnxruntime backend can be told.
+"""Parameters of Triton's onnxruntime backend.
 
 From its sources: src/onnxruntime.cc of triton-inference-server/onnxruntime_backend, as it was in 2026. It ignores a parameter
 that it does not know, without a word; so these are the only ones that are written.

@@ -1,4 +1,4 @@
-"""Whether Triton takes a model's config.pbtxt: the schema, the rules of its core, and what its onnxruntime backend compares.
+"""Check of a model's config.pbtxt against Triton: the schema, the rules of its core, and what its onnxruntime backend compares.
 
 The rules are those of ValidateModelConfig (src/model_config_utils.cc of triton-inference-server/core) and of ValidateInputs and
 ValidateOutputs (src/onnxruntime.cc of triton-inference-server/onnxruntime_backend), as far as they concern what is written.

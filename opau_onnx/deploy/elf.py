@@ -1,4 +1,4 @@
-"""What a Linux library asks of the system that loads it, read from its ELF sections."""
+"""Requirements of a Linux library on the system that loads it, read from its ELF sections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DYNAMIC_SECTION, _VERSIONS_SECTION, _NEEDED = 6, 0x6FFFFFFE, 1
 
 @dataclass(frozen=True)
 class Elf:
-    """What was read.
+    """Contents of the file.
 
     Attributes:
         machine: as ``platform.machine()`` names it on Linux, e.g. "x86_64".
@@ -72,7 +72,7 @@ def newest(names: list[str]) -> dict[str, str]:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """What versions are ordered by: "2.4" comes before "2.35", and what holds no numbers before all."""
+    """Sort key of versions: "2.4" comes before "2.35", and what holds no numbers before all."""
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 

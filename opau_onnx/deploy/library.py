@@ -1,4 +1,4 @@
-"""What the op library needs of the machine that loads it."""
+"""Requirements of the op library on the machine that loads it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opau_onnx.runtime.library import build_info, get_library_path
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a library.
+    """Properties of a library.
 
     Attributes:
         name: of its copies: with version and hash, so that another library never takes its place in a running server.

@@ -1,4 +1,4 @@
-"""What a deployment has to know of an ONNX file, read from the file alone."""
+"""Properties of an ONNX file for deployment, read from the file alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BY_ELEMENT = {t.element: t.name for t in DATATYPES.values()}
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What was read.
+    """Contents of the file.
 
     Attributes:
         inputs, outputs: of the graph; initializers that are also inputs are left out, as onnxruntime leaves them out.

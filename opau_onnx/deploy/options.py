@@ -11,7 +11,7 @@ from opau_onnx.protocol.model_config import QueuePolicy
 from opau_onnx.serve.config import NAME, ModelSettings
 
 _DEFAULTS = ModelSettings(path="")
-"""What opau-serve takes; the same here."""
+"""Model names that opau-serve accepts; the same here."""
 _QUEUE = QueuePolicy(max_size=_DEFAULTS.max_queue)
 
 
@@ -76,7 +76,7 @@ def model_name(model: Path, options: Options) -> str:
 
 
 def check_device(options: Options) -> None:
-    """Whether the options of the device fit it; else a DeployError."""
+    """Check that the options fit the device; raise DeployError otherwise."""
     if options.device not in ("auto", "cpu", "cuda"):
         raise DeployError(f"device is {options.device!r}; expected 'auto', 'cpu' or 'cuda'")
     if options.device == "cpu" and (options.cuda or options.gpus):
@@ -93,7 +93,7 @@ def absolute(what: str, path: str | None) -> str | None:
 
 
 def check_unbatched(options: Options, alone: str) -> None:
-    """Whether options of the batcher are given for a model without one; then a DeployError with the reason ``alone``."""
+    """Refuse options of the batcher for a model without one: a DeployError with the reason ``alone``."""
     given = {
         "preferred": options.preferred, "max_batch_delay_us": options.max_batch_delay_us != _DEFAULTS.max_batch_delay_us,
         "queue": options.queue != _QUEUE,

@@ -25,7 +25,7 @@ class Library:
 
 
 def wanted(file: OnnxFile, options: Options, there: str) -> Library:
-    """What a file and the options ask for.
+    """Requirements of a file and the options.
 
     Args:
         file: the model.

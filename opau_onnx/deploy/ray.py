@@ -72,7 +72,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """What was written.
+    """Result: files written.
 
     Attributes:
         path: the file.
@@ -115,7 +115,7 @@ def deploy_ray(model_files: Sequence[str | Path], output: str | Path, options: O
 
 
 def ray_config(model_files: Sequence[str | Path], options: Options) -> dict[str, Any]:
-    """What the file holds; Ray is not needed for it.
+    """Content of the file; Ray is not needed for it.
 
     Raises:
         DeployError, LoadError, OSError: as :func:`deploy_ray`.

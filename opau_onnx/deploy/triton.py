@@ -19,7 +19,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What was written.
+    """Result: files written.
 
     Attributes:
         folder: of the model.

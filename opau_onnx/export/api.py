@@ -53,7 +53,7 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written and what was found.
+    """Result: the file and its validation.
 
     Attributes:
         path: the file; where the comparison failed, the one with ".rejected" in its name.

@@ -1,4 +1,4 @@
-"""What the op library has to cover in an ONNX model, read without onnxruntime."""
+"""Nodes that the op library has to cover in an ONNX model, read without onnxruntime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opau_onnx.errors import SpecError
 
 @dataclass(frozen=True)
 class Contents:
-    """What was found.
+    """Nodes and functions of ours in a model.
 
     Attributes:
         nodes: names of the OPAU nodes, those in branches and in functions too.

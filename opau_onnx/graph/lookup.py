@@ -17,7 +17,7 @@ from opau_onnx.graph.nodes import opau_nodes, read_config
 
 @dataclass(frozen=True)
 class Approximation:
-    """What a file says of an activation that was approximated on purpose: its largest error on a range of inputs."""
+    """A file's record of an activation that was approximated on purpose: its largest error on a range of inputs."""
 
     tolerance: float
     low: float
@@ -109,7 +109,7 @@ def _one_node(node: ir.Node, record: dict[str, Any]) -> Site:
 
 
 def _around(x: ir.Value | None, y: ir.Value | None, record: dict[str, Any]) -> tuple[ir.Value | None, ir.Value | None, str]:
-    """What was absorbed changed what the node takes or gives."""
+    """Input and output of the module, as far as absorbed operators left them in the file."""
     absorbed = [str(name) for name in record.get("absorbed") or ()]
     if not absorbed:
         return x, y, ""

@@ -1,4 +1,4 @@
-"""What a file says of itself: the keys of its metadata, and the records of its activations."""
+"""Metadata of a file: the keys of its metadata, and the records of its activations."""
 
 from __future__ import annotations
 

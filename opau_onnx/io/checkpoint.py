@@ -61,7 +61,7 @@ def _plain(value: Tensor) -> Tensor:
 
 
 def is_checkpoint(content: object) -> bool:
-    """Whether a loaded object is a checkpoint of this package, of whatever version."""
+    """True for a checkpoint of this package, of any version."""
     return isinstance(content, dict) and str(content.get("format", "")).startswith("opau_onnx.checkpoint/")
 
 

@@ -45,13 +45,13 @@ Statistic = float | tuple[float, ...]
 
 
 def describe_preprocessing(mean: Statistic, std: Statistic, shape: Sequence[int], frame: str = "") -> str:
-    """What was done to pixels, in words, for cards: numbers or one for each channel, the shape of an image, what else."""
+    """Preprocessing in words, for cards: numbers or one for each channel, the shape of an image, what else."""
     sizes = ", ".join(map(str, shape))
     return f"(pixel / 255 - {mean}) / {std} in float64, rounded to float32; shape (N, {sizes}){frame}"
 
 
 PREPROCESSING = describe_preprocessing(MEAN, STD, (1, 28, 28))
-"""What :func:`preprocess` does."""
+"""Preprocessing of :func:`preprocess`, in words."""
 
 _HINT = f"install it with `apt-get install dataset-fashion-mnist`, or pass a folder or set {VARIABLE} to one"
 _MNIST_HINT = "expected a folder with MNIST's four idx files, gzipped or not"
@@ -152,7 +152,7 @@ def load_sample() -> tuple[Images, Labels]:
 
 
 def preprocess(images: Images) -> npt.NDArray[np.float32]:
-    """What the models take: ``(images / 255 - MEAN) / STD``.
+    """Preprocess images for the models: ``(images / 255 - MEAN) / STD``.
 
     Args:
         images: uint8, (N, 28, 28), 0 for the background.
@@ -169,7 +169,7 @@ def preprocess(images: Images) -> npt.NDArray[np.float32]:
 
 
 def levels(mean: float, std: float) -> npt.NDArray[np.float32]:
-    """What each of the 256 pixel values becomes, float32 (256,): ``(value / 255 - mean) / std`` in float64, rounded once."""
+    """The 256 pixel values preprocessed, float32 (256,): ``(value / 255 - mean) / std`` in float64, rounded once."""
     return ((np.arange(256) / 255 - mean) / std).astype(np.float32)
 
 

@@ -36,7 +36,7 @@ _GUARD_ATTRIBUTES = frozenset({"size", "stride", "storage_offset", "dim", "ndim"
 
 
 def is_size(text: str) -> bool:
-    """Whether a text is a symbolic size as torch writes them, e.g. "Mul(Integer(2), Symbol('s31', integer=True))".
+    """True for a symbolic size as torch writes them, e.g. "Mul(Integer(2), Symbol('s31', integer=True))".
 
     torch hands such texts to sympy, which evaluates them as Python.
     """
@@ -66,7 +66,7 @@ def _is_plain(node: ast.AST, called: set[int]) -> bool:
 
 
 def is_guard(text: str) -> bool:
-    """Whether a text is a condition on sizes as torch writes them, e.g. "L['x'].size()[0] >= 2"; torch executes these."""
+    """True for a condition on sizes as torch writes them, e.g. "L['x'].size()[0] >= 2"; torch executes these."""
     nodes = _nodes(text)
     methods = {id(n.func) for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
     keys = {id(n.slice) for n in nodes if isinstance(n, ast.Subscript)}

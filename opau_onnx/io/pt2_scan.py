@@ -30,13 +30,13 @@ _MEMBERS = re.compile(
     r"archive_format|archive_version|byteorder|version|\.format_version|\.data/\w+|extra/.+|models/\w+\.json|data/sample_inputs/\w+\.pt"
     r"|data/weights/(weight_\d+|\w+_weights_config\.json|\w+\.pt)|data/constants/(tensor_\d+|\w+_constants_config\.json|\w+\.pt)"
 )
-"""What torch.export.save writes; torch acts upon other names too."""
+"""Members that torch.export.save writes; torch acts upon other names too."""
 _CALLED = re.compile(
     r"torch\.ops\.(aten|prims|onnx|onnx_symbolic|higher_order|opau|torchvision|quantized_decomposed)\.(?!\w*__)\w+"
     r"(\.(?!\w*__)\w+)?|torch\.(_?sym_[a-z]+)|math\.[a-z0-9]+"
     r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem|[lr]shift)"
 )
-"""What a program may call: operators and arithmetic of sizes."""
+"""Functions that a program may call: operators and arithmetic of sizes."""
 _ON_FILES = re.compile(r"torch\.ops\.aten\.(save|from_file|load)\b.*")
 _NAMES = ("name", "as_name", "forward_arg_names")
 """These become variables in Python source."""
@@ -139,7 +139,7 @@ def _check_json(path: Path, name: str, content: bytes) -> set[str]:
 
 
 def _wrong(key: str, text: str) -> str | None:
-    """What is wrong with a text that stands under ``key``, if anything is."""
+    """Reason to refuse a text that stands under ``key``; None where there is none."""
     shown = repr(text[:60])
     if key in ("expr_str", "as_expr"):
         return None if is_size(text) else f"it holds the expression {shown}, which is no size"
@@ -156,7 +156,7 @@ def _wrong(key: str, text: str) -> str | None:
 
 
 def _is_spec(text: str) -> bool:
-    """Whether a text describes a structure of arguments: JSON, in which texts may be JSON again."""
+    """True for a text that describes a structure of arguments: JSON, in which texts may be JSON again."""
     try:
         tree = json.loads(text)
         return all(_PLAIN.fullmatch(inner) or _is_spec(inner) for _, inner in _texts(tree))

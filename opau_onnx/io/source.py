@@ -20,7 +20,7 @@ from opau_onnx.nn.adopting import Adopted, adopted_copy
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be exported.
+    """A model to export.
 
     Attributes:
         model: in evaluation mode, on the CPU; for an exported program the module made of it.
@@ -230,6 +230,6 @@ def as_source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
 
 
 def _is_keras(model: Any) -> bool:
-    """Whether it is a Keras model; where nobody imported Keras there is none."""
+    """True for a Keras model; where nobody imported Keras there is none."""
     kind = getattr(sys.modules.get("keras"), "Model", None)
     return kind is not None and isinstance(model, kind)

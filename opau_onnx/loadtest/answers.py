@@ -1,4 +1,4 @@
-"""What is sent and what comes back, whatever the protocol."""
+"""Inference requests and responses, whatever the protocol."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Question:
 
     @property
     def id(self) -> str:
-        """What the server must give back."""
+        """Expected outputs."""
         return f"opau-{self.number}"
 
     @property

@@ -1,4 +1,4 @@
-"""What a protocol brings: lanes that carry one request at a time, and questions about the server itself."""
+"""Interface of a protocol: connections that carry one request at a time, and questions about the server itself."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Client(ABC):
 
     @abstractmethod
     async def ready(self, name: str, version: str | None) -> bool:
-        """Whether a model can be asked."""
+        """Readiness of a model."""
 
     @abstractmethod
     async def index(self) -> list[tuple[str, bool]]:

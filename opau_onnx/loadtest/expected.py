@@ -1,4 +1,4 @@
-"""What is right: the answers of an ONNX file that is run here."""
+"""Expected outputs, from an ONNX file that is run here."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ KINDS = {
     TIMED_OUT: "no answer within the time",
     UNREACHABLE: "not sent, since no connection could be made",
 }
-"""What may become of a request; an answer with another status counts under that status, e.g. "HTTP 500" or "INTERNAL"."""
+"""Outcomes of a request; an answer with another status counts under that status, e.g. "HTTP 500" or "INTERNAL"."""
 REASONS = 10
 """So many different reasons of one kind are kept, with their counts."""
 OTHERS = "other reasons"
@@ -63,7 +63,7 @@ class Latencies:
         return self.largest
 
     def milliseconds(self) -> dict[str, float]:
-        """What is reported."""
+        """Report as plain data."""
         found = {f"p{100 * share:g}": 1e3 * self.quantile(share) for share in (0.5, 0.9, 0.99, 0.999)}
         mean = self.total / self.count if self.count else math.nan
         return {"mean": 1e3 * mean, **found, "max": 1e3 * self.largest if self.count else math.nan}

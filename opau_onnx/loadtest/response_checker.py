@@ -1,4 +1,4 @@
-"""Whether an answer is right: the same bytes as one that was found right before, else the same numbers within the tolerance."""
+"""Check of responses: the same bytes as one that was found right before, else the same numbers within the tolerance."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Request:
 
 
 def expectations(answers: Sequence[Mapping[str, Tensor]], tolerance: Tolerance) -> list[dict[str, Expected]]:
-    """What each request must be answered, from the right answers to all of them."""
+    """Expected response to each request, from the right responses to all of them."""
     scales = {name: scale_of(answer[name].array() for answer in answers) for name in answers[0]}
     return [{name: _expected(t, tolerance, scales[name]) for name, t in answer.items()} for answer in answers]
 
@@ -124,7 +124,7 @@ class Judge:
         return text + self._whose(name, values[at[0]])
 
     def _whose(self, name: str, row: Wide) -> str:
-        """Whether another request's row was given."""
+        """True where another request's row was returned."""
         for request in self._pool:
             want = request.expected[name]
             if want.values.shape[1:] != row.shape:
@@ -136,7 +136,7 @@ class Judge:
 
 
 def within(expected: Wide, actual: Wide, limit: Wide) -> bool:
-    """Whether every number is within its limit; NaN equals NaN, an infinity itself."""
+    """True where every number is within its limit; NaN equals NaN, an infinity itself."""
     return bool(np.all(distances(expected, actual) <= limit))
 
 

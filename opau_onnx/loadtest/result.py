@@ -1,4 +1,4 @@
-"""What a load test found."""
+"""Result of a load test."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a load test found.
+    """Result of a load test.
 
     Attributes:
         url, protocol: of the server.
@@ -94,7 +94,7 @@ class LoadResult:
 
     @property
     def ok(self) -> bool:
-        """Whether there were right answers and nothing else, in the warm-up too."""
+        """True where all responses were right, in the warm-up too."""
         return bool(self.counts.get(RIGHT)) and not self.faults
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a load test does, and to which address. Nothing heavy is imported here."""
+"""Settings and target of a load test. Nothing heavy is imported here."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Wide = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What the user gave; None, both: the default above.
+    """Tolerance given by the user; None, both: the default above.
 
     Attributes:
         rtol, atol: within atol + rtol * abs(expected); one that was not given is 0.

@@ -54,7 +54,7 @@ class Adopted:
 
 
 class Adoption(NamedTuple):
-    """What :func:`adopt` returns.
+    """Result of :func:`adopt`.
 
     Attributes:
         model: the model; a new module where the model itself was an activation.
@@ -176,7 +176,7 @@ def _module(reading: Reading) -> OrthogonalPade:
 
 
 def _read(place: _Place) -> tuple[Reading, Found]:
-    """What a module computes, and how running it compared with that.
+    """The function of a module, and how running it compared with that.
 
     Raises:
         ReplacementError: it cannot be represented, or it computes something else.

@@ -14,7 +14,7 @@ from opau_onnx.nn.workspace import borrow, give_back
 
 
 class _Work:
-    """What all blocks share: coefficients and their derivatives, prepared once and only if needed.
+    """State that all blocks share: coefficients and their derivatives, prepared once and only if needed.
 
     A block takes the fused basis if none of its elements is out of range. On an accelerator that question would cost a
     synchronisation, so every block takes the scaled basis there.

@@ -36,7 +36,7 @@ def fused_coefficients(config: Config, c: Tensor, d: Tensor) -> evaluation.Coeff
 
 @lru_cache(maxsize=256)
 def fused_factors(config: Config) -> tuple[list[float], list[float]]:
-    """What turns numerator and denominator coefficients, and so back their gradients, to those of the fused basis."""
+    """Factors from numerator and denominator coefficients, and back from their gradients, to those of the fused basis."""
     alpha = [float(v) for v in evaluation.fused_factors(config.basis, config.top)]
     first = config.denominator_form.first
     d_factors = alpha[first : first + config.denominator_size]

@@ -104,7 +104,7 @@ class OrthogonalPade(nn.Module):
         return orthogonal_pade(input, self.numerator, self.denominator, self.config)
 
     def extra_repr(self) -> str:
-        """What the module computes and what it started from."""
+        """The module's function and its start."""
         return f"{self.config}, init: {self._start}"
 
     def to_float32_at_least(self) -> Self:

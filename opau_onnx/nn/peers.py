@@ -1,4 +1,4 @@
-"""What the modules of other libraries compute, in our terms; none of these libraries is imported.
+"""Activation modules of other libraries, in our terms; none of these libraries is imported.
 
 A module is recognised by the name of its class (or of a base whose ``forward`` it keeps) and the names of its parameters. Where
 the libraries' code leaves doubt there are several readings: :mod:`opau_onnx.nn.adopting` runs the module and takes the one

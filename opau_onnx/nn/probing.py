@@ -20,7 +20,7 @@ SLACK = 8.0
 
 
 class Found(NamedTuple):
-    """What running a module gave: on how many inputs, the largest error, the worst place; or the reason why it did not run."""
+    """Result of running a module: on how many inputs, the largest error, the worst place; or the reason why it did not run."""
 
     equal: bool
     points: int = 0

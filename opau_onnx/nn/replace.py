@@ -16,7 +16,7 @@ RELU_AND_KIN: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU,
     nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardswish,
 )  # fmt: skip
-"""What is swapped by default. Tanh and Sigmoid often are gates, so they are swapped only where asked for."""
+"""Activations that are swapped by default. Tanh and Sigmoid often are gates, so they are swapped only where asked for."""
 
 
 def replace_activations(

@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PlotResult:
-    """What was drawn.
+    """Result of :func:`plot_model`.
 
     Attributes:
         path: the picture.

@@ -1,4 +1,4 @@
-"""What is drawn of an ONNX file: its learned and its fused activations."""
+"""Plot data of an ONNX file: its learned and its fused activations."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _cast(x: Tensor, dtype: Any) -> Tensor:
 
 
 def _argument(node: ir.Node, config: Config, x: Array) -> Array:
-    """What the function itself gets: a fused node applies its affine first."""
+    """Input of the function itself: a fused node applies its affine first."""
     if "scale" not in node.attributes:
         return x
     scale, shift = (attribute_tensor(node, name).astype(np.float64) for name in ("scale", "shift"))

@@ -26,7 +26,7 @@ BINS = 80
 WIDEST = 56
 """So many letters fit above a panel."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-"""What an SVG file may not hold."""
+"""Characters that an SVG file may not hold."""
 _STYLE = {
     "font.size": 9, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "opau_onnx", "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "axes.unicode_minus": True,

@@ -1,4 +1,4 @@
-"""What is drawn of a model: each learned activation, what it started from, and the inputs that it gets."""
+"""Plot data of a model: each learned activation, what it started from, and the inputs that it gets."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Subject:
         return oracle.evaluate(self.single, x, *self.row(group)).value
 
     def start_value(self, x: Array) -> Array | None:
-        """What it was before training."""
+        """Coefficients before training."""
         if self.start is None:
             return None
         return oracle.evaluate(self.single, x, self.start.numerator, self.start.denominator).value
@@ -186,6 +186,6 @@ def _watch(source: Source, parts: Sequence[Batch], *, keep: bool) -> tuple[dict[
 
 
 def sketcher(sketches: dict[str, InputSketch], batches: int) -> Callable[[str, Any], None]:
-    """What adds the inputs of one call to the sketch of that name."""
+    """Function that adds the inputs of one call to the sketch of that name."""
     rng, room = np.random.default_rng(0), max(SAMPLE // max(batches, 1), 100)
     return lambda name, values: sketches.setdefault(name, InputSketch()).add(values, room, rng)

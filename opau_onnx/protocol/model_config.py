@@ -19,7 +19,7 @@ KINDS = {"cpu": "KIND_CPU", "cuda": "KIND_GPU", "auto": "KIND_AUTO"}
 
 @dataclass(frozen=True)
 class QueuePolicy:
-    """What happens to requests that wait.
+    """Triton's queue policy.
 
     Attributes:
         max_size: more than so many are refused; 0: no limit.

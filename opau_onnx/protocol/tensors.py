@@ -83,7 +83,7 @@ class TensorSpec:
         return DATATYPES[self.datatype].numpy
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor of this shape can be it."""
+        """True where a tensor of this shape fits."""
         return len(shape) == len(self.shape) and all(want in (-1, got) for want, got in zip(self.shape, shape, strict=True))
 
     def __str__(self) -> str:
@@ -148,7 +148,7 @@ def write_binary(array: Array) -> bytes:
 
 
 def check_inputs(inputs: Mapping[str, Array], expected: Sequence[TensorSpec]) -> None:
-    """Whether these are a model's inputs, all of them and no others.
+    """Check that these are a model's inputs, all of them and no others.
 
     Raises:
         InvalidRequestError: they are not; the message names what is expected.

@@ -42,7 +42,7 @@ class Assignment:
 
 
 def assignments(session: onnxruntime.InferenceSession) -> list[Assignment]:
-    """What runs the OPAU nodes of a session that :func:`~opau_onnx.create_session` made.
+    """The implementation that runs each OPAU node of a session that :func:`~opau_onnx.create_session` made.
 
     Nodes in the branches of an ``If`` or the body of a ``Loop`` are not in onnxruntime's record.
 

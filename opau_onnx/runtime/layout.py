@@ -28,7 +28,7 @@ BLOCK = "channel_block"
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What became of a model that onnxruntime has optimized for this machine.
+    """The result for a model that onnxruntime has optimized for this machine.
 
     Attributes:
         removed: names of the activations that lost their pair of reorders.

@@ -41,7 +41,7 @@ def get_library_path() -> str:
 
 
 def build_info() -> dict[str, Any]:
-    """What was built: the library's ``build.json``.
+    """The build record: the library's ``build.json``.
 
     Keys: ``built``, ``reason`` (why not), ``cuda``, ``cuda_architectures``, ``cuda_reason`` (why no CUDA), ``compiler``,
     ``onnxruntime_headers``, ``sanitizers``, ``version``.

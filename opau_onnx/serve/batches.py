@@ -27,7 +27,7 @@ class Runner(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """What stays together in one run: a request, or part of one with more rows than a run may have.
+    """Rows that stay together in one run: a request, or part of one with more rows than a run may have.
 
     Attributes:
         ticket: the request it belongs to.
@@ -68,7 +68,7 @@ class Ticket:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one batch.
+    """Result of one batch.
 
     Attributes:
         pieces: of the batch.

@@ -124,7 +124,7 @@ class _Staging:
         return int(self._device.data_ptr())
 
     def place(self, shape: Sequence[int]) -> tuple[str, str, int, int, list[int], int]:
-        """What onnxruntime's binding asks for."""
+        """Arguments of onnxruntime's binding."""
         return self.spec.name, self._memory.device, self._memory.index, self.element, list(shape), self.address
 
 

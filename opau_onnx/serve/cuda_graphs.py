@@ -1,4 +1,4 @@
-"""What may not happen while a CUDA graph is captured, and why a session cannot be captured at all.
+"""Restrictions while a CUDA graph is captured, and checks that a session can be captured.
 
 onnxruntime captures in CUDA's mode "global": until the capture ends, a call in any thread of the process that allocates device
 memory or waits for the whole device fails, and makes the capture fail.
@@ -69,7 +69,7 @@ CAPTURES = Captures()
 
 
 def check_shapes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], buckets: Sequence[int]) -> None:
-    """Whether every size is known, as a CUDA graph needs it: with buckets, all but the first axis, else all.
+    """Check that every size is known, as a CUDA graph needs it: with buckets, all but the first axis, else all.
 
     Raises:
         LoadError: it is not.
@@ -90,7 +90,7 @@ def check_shapes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], bu
 
 
 def check_session(session: Any) -> None:
-    """Whether a session of the CUDA provider can be captured. onnxruntime has looked at its nodes already.
+    """Check that a session of the CUDA provider can be captured. onnxruntime has looked at its nodes already.
 
     Raises:
         LoadError: it was made without CUDA graphs, or reads an input or writes an output on the host, where a replay does not.

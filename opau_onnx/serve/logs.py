@@ -25,7 +25,7 @@ HEAD = ("timestamp", "level", "logger", "event")
 """Keys of every line."""
 _RESERVED = (*HEAD, "exception", "exc_info", "stack_info")
 _TOKEN = re.compile(r"\b(bearer\s+)(?!tokens?(?![A-Za-z0-9\-._~+/=]))[A-Za-z0-9\-._~+/]+=*", re.IGNORECASE)
-"""What RFC 6750 lets a client send; the words "bearer token" are none."""
+"""Tokens that RFC 6750 lets a client send; the words "bearer token" are none."""
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 _access = logging.getLogger("opau_onnx.serve.access")
@@ -55,7 +55,7 @@ def configure(format: Literal["text", "json"], level: str, stream: TextIO | None
 
 
 def formatter(format: Literal["text", "json"]) -> logging.Formatter:
-    """What makes a line of a record; a traceback shows no values of variables, since those may be a request's data."""
+    """Formatter of log records; a traceback shows no values of variables, since those may be a request's data."""
     render = structlog.processors.JSONRenderer() if format == "json" else _text
     return structlog.stdlib.ProcessorFormatter(
         processors=[_keys, structlog.processors.format_exc_info, render, _without_tokens, _printable_line]
@@ -63,7 +63,7 @@ def formatter(format: Literal["text", "json"]) -> logging.Formatter:
 
 
 def access_is_on() -> bool:
-    """Whether :func:`access` writes anything."""
+    """True where :func:`access` writes anything."""
     return _access.isEnabledFor(logging.DEBUG)
 
 

@@ -27,7 +27,7 @@ PER_THREAD_STREAM = 2
 
 
 class Memory(Protocol):
-    """What tensors are kept in and copied by.
+    """Buffers for tensors, and copies between them.
 
     Attributes:
         device: onnxruntime's name of the device.

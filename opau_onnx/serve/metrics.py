@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: read off the service at the moment of the scrape, so that no request pays for it."""
+"""Prometheus metrics: read off the service at the moment of the scrape, so that no request pays for it."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class ServedModel:
         self._output_names = {spec.name for spec in self.outputs}
 
     def check(self, inputs: dict[str, Array], outputs: list[str] | None) -> None:
-        """Whether a request fits.
+        """Check a request's inputs.
 
         Raises:
             InvalidRequestError: it does not; the message names what is expected.
@@ -139,7 +139,7 @@ class ServedModel:
         return tuple(known[name] for name in names)
 
     def describe(self) -> dict[str, Any]:
-        """What serves it, for metadata and logs."""
+        """Provider, device and implementation, for metadata and logs."""
         opened, prepared = self.prepared.opened, self.prepared
         found: dict[str, Any] = {
             "provider": opened.provider,

@@ -172,7 +172,7 @@ class Batcher:
             self._inboxes[self._free.pop()].put(self._take(key))
 
     def _soon_free(self, now: int, key: Key) -> bool:
-        """Whether a worker is about to end, so that waiting for it makes one larger batch instead of two.
+        """True where a worker is about to end, so that waiting for it makes one larger batch instead of two.
 
         Where runs are shorter than the delay, a second worker gains nothing: they fight for Python's lock with the event loop.
         """

@@ -1,4 +1,4 @@
-"""What the server says of itself, its models and what they have done, in the protocol's messages; HTTP sends them as JSON."""
+"""Metadata and statistics of the server and its models, in the protocol's messages; HTTP sends them as JSON."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def index(repository: Repository, *, ready: bool = False) -> service_pb2.Reposit
 
 
 def statistics(repository: Repository, name: str = "", version: str = "") -> service_pb2.ModelStatisticsResponse:
-    """What a model has done since the server started; all of them without a name.
+    """Statistics of a model since the server started; of all models without a name.
 
     Raises:
         UnknownModelError: no such model, or not in this version.

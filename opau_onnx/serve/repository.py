@@ -73,7 +73,7 @@ class Repository:
         return entry.served
 
     def is_ready(self, name: str, version: str = "") -> bool:
-        """Whether a model answers.
+        """Readiness of a model.
 
         Raises:
             UnknownModelError: no such model, or not in this version.
@@ -84,7 +84,7 @@ class Repository:
 
     @property
     def ready(self) -> bool:
-        """Whether all models that should be loaded at the start, or were later, answer."""
+        """Readiness of all models that should be loaded at the start, or were later."""
         return all(entry.served is not None for entry in self if entry.settings.load)
 
     async def load_all(self) -> None:

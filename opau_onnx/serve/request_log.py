@@ -1,4 +1,4 @@
-"""What is told of a request once it has ended, whichever protocol it came by."""
+"""Log and trace of finished requests, for every protocol."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Token:
         self._digest = _digest(token)
 
     def allows(self, header: str) -> bool:
-        """Whether the value of a client's Authorization header is ``Bearer TOKEN``; takes as long whatever differs."""
+        """Compare the value of a client's Authorization header with ``Bearer TOKEN``; takes as long whatever differs."""
         scheme, _, token = header.partition(" ")
         same = hmac.compare_digest(_digest(token.strip().encode("utf-8", "replace")), self._digest)
         return same and scheme.lower() == "bearer"
@@ -97,7 +97,7 @@ def server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | Non
 
 
 def _check(settings: ServerSettings) -> None:
-    """Whether OpenSSL takes the files, and the key is the certificate's."""
+    """Check that OpenSSL accepts the files, and that the key is the certificate's."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     cert, key, authority = settings.tls_cert, settings.tls_key, settings.tls_client_ca
     assert cert is not None

@@ -195,7 +195,7 @@ def run_server(settings: Settings, on_ready: Callable[[Server], None] | None = N
 
 
 def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes the fastest event loop there is."""
+    """Factory of the fastest event loop available."""
     try:
         import uvloop
     except ImportError:  # Windows

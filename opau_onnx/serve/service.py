@@ -65,7 +65,7 @@ class Held:
 
 
 class Service:
-    """What a server serves.
+    """A server's models.
 
     Attributes:
         settings: as it was started.
@@ -86,7 +86,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether load balancers should send requests."""
+        """Readiness: load balancers may send requests."""
         return self.repository.ready and not self.draining
 
     def held(self, size: int) -> Held:

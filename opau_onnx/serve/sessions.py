@@ -51,7 +51,7 @@ class Opened:
 
     @property
     def on_cuda(self) -> bool:
-        """Whether it runs on a GPU."""
+        """True where it runs on a GPU."""
         return self.provider == CUDA
 
 

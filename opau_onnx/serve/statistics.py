@@ -1,4 +1,4 @@
-"""What a model has done so far: counts and durations, from which the protocol's statistics and the metrics are made.
+"""Statistics of a model: counts and durations, from which the protocol's statistics and the metrics are made.
 
 Everything here is written by the event loop's thread alone.
 """

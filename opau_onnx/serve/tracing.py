@@ -45,7 +45,7 @@ class Mark:
 
 
 def start(endpoint: str | None) -> Tracer | None:
-    """What records traces, None where no endpoint is given.
+    """Tracer, or None where no endpoint is given.
 
     Args:
         endpoint: a collector that takes OTLP over HTTP, e.g. ``http://127.0.0.1:4318``.
@@ -160,7 +160,7 @@ def marks(answer: Answer) -> Iterator[Mark]:
 
 
 def status(protocol: Protocol, outcome: Answer | RequestError) -> int | str:
-    """What the client is told: HTTP's number or gRPC's word."""
+    """The client's status: HTTP's number or gRPC's word."""
     if protocol == "http":
         return outcome.http if isinstance(outcome, RequestError) else 200
     return outcome.grpc if isinstance(outcome, RequestError) else "OK"
@@ -216,7 +216,7 @@ def _of_answer(answer: Answer) -> dict[str, str | int]:
 
 
 def _is_ours(protocol: Protocol, error: RequestError) -> bool:
-    """Whether the server failed, and not the client."""
+    """True where the server failed, not the client."""
     return error.grpc in GRPC_SERVER_ERRORS if protocol == "grpc" else error.http >= 500
 
 

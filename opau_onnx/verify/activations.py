@@ -26,7 +26,7 @@ from opau_onnx.verify.weight_diff import Stored
 
 @dataclass
 class ActivationResult:
-    """What was found of one activation.
+    """Verification of one activation.
 
     Attributes:
         site: where it is in the file.
@@ -50,18 +50,18 @@ class ActivationResult:
 
     @property
     def config(self) -> Config | None:
-        """What PyTorch computes, or else what the file says."""
+        """Configuration of the module, else that in the file."""
         return self.function.config if self.function is not None else self.site.config
 
     @property
     def same_config(self) -> bool:
-        """Whether the file's attributes say what the module computes; those of fixed ones were reduced and say less."""
+        """True where the file's attributes are those of the module; those of fixed ones were reduced and say less."""
         known = self.site.kind == "learned" and self.function is not None
         return not known or self.site.config == self.config
 
     @property
     def judged(self) -> bool:
-        """Whether anything could be compared; ``why`` tells why not."""
+        """True where anything could be compared; else ``why`` holds the reason."""
         return bool(self.stored) or any(a.comparison for a in self.alone.values())
 
     @property

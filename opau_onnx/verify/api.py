@@ -169,7 +169,7 @@ def _groups(files: Iterable[VerifiedFile]) -> list[list[VerifiedFile]]:
 
 @dataclass
 class _Shared:
-    """What the files of a group have in common."""
+    """Shared work on the files of a group."""
 
     batches: Batches
     torch: TorchRun

@@ -61,7 +61,7 @@ class VerifiedFile:
         return [run for run in self.runs if not run.reason and run.name != ORIGINAL]
 
     def describe(self) -> dict[str, Any]:
-        """What the file is, as plain data."""
+        """Properties of the file, as plain data."""
         return {
             "file": self.path.name,
             "sha256": self.sha256,

@@ -1,4 +1,4 @@
-"""What was found, in sentences: each names the file, the place and the runtime."""
+"""Findings in sentences: each names the file, the place and the runtime."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ CAUSES = ("configuration", "coefficients", "activation", "layer", "labels", "out
 """Kinds of findings in the order in which they are told: causes before what they bring about."""
 TEMPLATES = Path(__file__).with_name("templates")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-"""What no page may hold, and what would turn the direction of the text."""
+"""Characters that no page may hold, or that would turn the direction of the text."""
 
 
 def render(report: dict[str, Any]) -> str:

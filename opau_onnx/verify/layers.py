@@ -115,7 +115,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inside:
-    """What was seen.
+    """Layer-wise comparison of one file.
 
     Attributes:
         layers: the activations, in the order of the graph.
@@ -151,7 +151,7 @@ class Inside:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked into.
+    """Inputs of a layer-wise comparison.
 
     Attributes:
         source: the PyTorch model.

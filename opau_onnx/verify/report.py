@@ -28,7 +28,7 @@ from opau_onnx.verify.weight_diff import Stored
 
 @dataclass
 class FileResult:
-    """What was found of one file.
+    """Verification of one file.
 
     Attributes:
         file: the file, with one :class:`~opau_onnx.compare.loop.Run` for each runtime.
@@ -95,7 +95,7 @@ def _run(run: Run, least: float | None) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What :func:`opau_onnx.verify_model` found.
+    """Result of :func:`opau_onnx.verify_model`.
 
     Attributes:
         source: the PyTorch model.
@@ -115,7 +115,7 @@ class VerifyResult:
 
     @property
     def equal(self) -> bool:
-        """Whether every file gives what PyTorch gives, in every runtime that ran."""
+        """True where every file is equal to PyTorch in every runtime that ran."""
         return all(result.equal for result in self.files)
 
     @property
@@ -132,7 +132,7 @@ class VerifyResult:
 
     @property
     def complete(self) -> bool:
-        """Whether all runtimes that were named ran."""
+        """True where all runtimes that were named ran."""
         return not self.missing
 
     @property
@@ -196,7 +196,7 @@ def write_report(result: VerifyResult, folder: Path) -> None:
 
 
 def _torch_record() -> dict[str, str]:
-    """What PyTorch is, as plain data."""
+    """Version and device of PyTorch, as plain data."""
     return {
         "version": f"torch {torch.__version__}",
         "device": "cpu",

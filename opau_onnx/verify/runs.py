@@ -105,17 +105,17 @@ class Run:
     needed: list[float] = field(default_factory=list)
 
     def agrees(self, least: float | None) -> bool:
-        """Whether enough labels are PyTorch's; None asks for all."""
+        """True where enough predictions are PyTorch's; None asks for all."""
         return self.labels is None or self.labels.agreement >= (1.0 if least is None else least)
 
     def equal(self, least: float | None) -> bool:
-        """Whether it ran and gave what PyTorch gives."""
+        """True where it ran and is equal to PyTorch."""
         ran = not self.reason and bool(self.outputs)
         return ran and all(output.equal for output in self.outputs) and self.agrees(least)
 
     @property
     def done(self) -> bool:
-        """Whether its time is over."""
+        """True where its time budget is spent."""
         limit = self.runtime.seconds if self.runtime is not None else None
         return limit is not None and self.samples > 0 and self.seconds >= limit
 
@@ -137,7 +137,7 @@ class TorchRun:
 
 @dataclass(frozen=True)
 class Work:
-    """What :func:`run_batches` is to do.
+    """Arguments of :func:`run_batches`.
 
     Attributes:
         batches: the inputs.

@@ -1,4 +1,4 @@
-"""What scripts/train.py and scripts/compare.py are made of.
+"""Parts of scripts/train.py and scripts/compare.py.
 
 datasets -> pixels -> coefficients -> recipes -> precision -> loop -> state, report, curves -> run -> comparison: a module
 imports only from those before it. These are scripts, not a part of the installed package.

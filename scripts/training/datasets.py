@@ -135,7 +135,7 @@ class Data:
 
     @property
     def kind(self) -> Kind:
-        """What is known of the data set."""
+        """Properties of the data set."""
         return DATASETS[self.name]
 
     def to(self, device: str) -> Data:

@@ -60,7 +60,7 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether no epoch is left."""
+        """True where no epoch is left."""
         return len(self.history) >= self.recipe.epochs
 
 

@@ -28,7 +28,7 @@ def shape_for(architecture: str, kind: Kind) -> Shape:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images at random.
+    """Random augmentation of training images.
 
     Attributes:
         mirror: each image is flipped horizontally with probability 1/2.

@@ -130,7 +130,7 @@ class Recipe:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What is done to training images."""
+        """Augmentation of training images."""
         return Augmentation(self.mirrored, self.plan.crop)
 
     def describe(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: progress on the console, a log for programs, one JSON object a line for each epoch."""
+"""Progress of a run: progress on the console, a log for programs, one JSON object a line for each epoch."""
 
 from __future__ import annotations
 

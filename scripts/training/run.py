@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Options:
-    """What changes no weight.
+    """Settings that change no weight.
 
     Attributes:
         work: folder of the log, the curves and the training state.
@@ -135,7 +135,7 @@ def train(job: Job, source: Data, options: Options, console: Console) -> Trainin
 
 
 def finished(job: Job, source: Data, output: Path) -> bool:
-    """Whether the checkpoint and card of just this run are there."""
+    """True where the checkpoint and card of just this run are there."""
     try:
         card = json.loads((output / f"{job.name}.json").read_text(encoding="utf-8"))
         wanted = {"architecture": job.architecture, "arguments": job.arguments, **_training(job, source)}
@@ -146,7 +146,7 @@ def finished(job: Job, source: Data, output: Path) -> bool:
 
 
 def _training(job: Job, source: Data) -> dict[str, Any]:
-    """What a card and a checkpoint say of how the weights came about."""
+    """Provenance of the weights, for a card and a checkpoint."""
     pixels = Pixels(source.kind, shape_for(job.architecture, source.kind))
     return {"data": source.description, "preprocessing": str(pixels), "recipe": job.recipe.describe()}
 

@@ -33,7 +33,7 @@ _CLOSE = 0.98
 
 @dataclass(frozen=True)
 class Range:
-    """What real inputs of an activation reach.
+    """Range that real inputs of an activation reach.
 
     Attributes:
         low, high: the smallest and the largest.
@@ -67,7 +67,7 @@ class Allowed:
 
 @dataclass(frozen=True)
 class Approximation:
-    """What was chosen for one activation, and why.
+    """Choice for one activation, with its reason.
 
     Attributes:
         tolerance: as asked.
@@ -88,7 +88,7 @@ class Approximation:
 
     @property
     def chosen(self) -> str:
-        """What takes the activation's place; "" where it stays exact."""
+        """Name of the replacement; "" where the activation stays exact."""
         return next((name for name, outcome in self.tried.items() if outcome == CHOSEN), "")
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What real data makes of a model: the ranges that its activations' inputs reach, and how far small changes of them go."""
+"""Calibration on real data: the ranges that its activations' inputs reach, and how far small changes of them go."""
 
 from __future__ import annotations
 

@@ -101,6 +101,6 @@ def exact(frozen: Frozen, x: Array) -> Array:
 
 
 def _has_zero(denominator: Array) -> bool:
-    """Whether 1 + sum_j d_j x**j vanishes for a real x, or nearly so."""
+    """True where 1 + sum_j d_j x**j vanishes for a real x, or nearly so."""
     roots = np.roots([*denominator[::-1], 1.0])
     return bool((np.abs(roots.imag) < 1e-3 * np.abs(roots)).any())

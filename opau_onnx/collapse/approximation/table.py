@@ -115,7 +115,7 @@ def _make(
 
 
 def _ends(edges: Array, even: bool) -> tuple[Array, Array]:
-    """What x, or abs(x), reaches between neighbouring edges."""
+    """Range of x, or abs(x), between neighbouring edges."""
     low, high = edges[:, :-1], edges[:, 1:]
     if not even:
         return low, high

@@ -88,7 +88,7 @@ class Untabled:
 
 @dataclass(frozen=True, eq=False)
 class Tabled(Replaced):
-    """What became of one activation, or of one of the QuantizeLinear that read it.
+    """Record of one replaced activation, or of one of the QuantizeLinear that read it.
 
     Attributes:
         site: what stood there.

@@ -1,4 +1,4 @@
-"""What stands around an activation of a quantized model, and the activation with it as a model of its own."""
+"""Quantization around an activation of a quantized model, and the activation with it as a model of its own."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _other(axis: int, rank: int) -> int:
 
 
 def find(node: ir.Node) -> Site:
-    """What stands around an activation.
+    """Find the quantization around an activation.
 
     Raises:
         NoTable: it does not read dequantized numbers, or nothing that a table can do; the message says why.

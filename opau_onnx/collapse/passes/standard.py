@@ -21,7 +21,7 @@ WIDE = {"float32": ir.DataType.FLOAT, "float64": ir.DataType.DOUBLE}
 
 @dataclass(frozen=True, eq=False)
 class Replaced:
-    """What became of one activation.
+    """Record of one replaced activation.
 
     Attributes:
         node, module: its name, and that of the torch module.

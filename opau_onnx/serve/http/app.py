@@ -70,7 +70,7 @@ def routes(service: Service, infer: Infer) -> list[Route]:
 
 
 class Endpoints:
-    """What is answered apart from inference."""
+    """Routes other than inference."""
 
     def __init__(self, service: Service) -> None:
         self._service, self._repository = service, service.repository

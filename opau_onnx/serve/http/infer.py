@@ -21,7 +21,7 @@ WATCH_AFTER = 0.01
 
 @dataclass(slots=True)
 class Asked:
-    """What is known of a request before it is decoded, and whether it came as far as the service."""
+    """Request data known before decoding, and progress up to the service."""
 
     model: str
     version: str
@@ -32,7 +32,7 @@ class Asked:
 
     @classmethod
     def of(cls, scope: Scope) -> Asked:
-        """What its address and headers say."""
+        """Data from its address and headers."""
         parameters = scope["path_params"]
         return cls(parameters["model"], parameters.get("version", ""), headers_of(scope), time.perf_counter_ns())
 

@@ -27,7 +27,7 @@ class Details(NamedTuple):
 
 
 class Context:
-    """What our handlers ask of a call's context, made of what Ray hands over.
+    """A call's context for our handlers, made of Ray's.
 
     Args:
         context: a ``RayServegRPCContext``. It tells no deadline; gRPC cancels the call when that has passed.

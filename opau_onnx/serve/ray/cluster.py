@@ -54,7 +54,7 @@ def _free(port: int) -> int:
 
 
 def _check_answers(address: str) -> None:
-    """Whether somebody listens there; Ray itself goes on trying for minutes.
+    """True where somebody listens there; Ray itself goes on trying for minutes.
 
     Raises:
         LoadError: nobody does.
@@ -106,7 +106,7 @@ def connected(signals: Signals, *, joined: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _group() -> Iterator[None]:
-    """What is started meanwhile gets a process group of its own.
+    """Give processes started meanwhile a process group of their own.
 
     Whoever ends a command with a signal to its whole group would otherwise end Ray's processes too, before they have drained.
     """
@@ -125,5 +125,5 @@ def _group() -> Iterator[None]:
 
 
 def behind_haproxy() -> bool:
-    """Whether this process belongs to a cluster that was started with HAProxy."""
+    """True in a process of a cluster that was started with HAProxy."""
     return os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"

@@ -58,7 +58,7 @@ def serve_here(settings: Settings, replicas: int) -> None:
 
 
 def check(server: ServerSettings, *, probe: bool) -> None:
-    """Whether Ray can honour the settings.
+    """Check that Ray can honour the settings.
 
     Args:
         server: the settings.
@@ -126,7 +126,7 @@ def shared_out(settings: Settings, replicas: int, resources: Mapping[str, float]
 
 
 def _check_cluster(host: str, nodes: int) -> None:
-    """Whether the application can be served there.
+    """Check that the application can be served there.
 
     Raises:
         LoadError: it cannot.
@@ -185,7 +185,7 @@ def _deploy(found: Arguments) -> None:
 
 
 def _messages() -> list[str]:
-    """What Serve tells of the application and its deployment."""
+    """Status of the application and its deployment, from Serve."""
     from ray import serve
 
     found = serve.status().applications.get(APPLICATION)

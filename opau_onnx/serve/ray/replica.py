@@ -30,7 +30,7 @@ PROBE_S = 10.0
 
 
 class OneOfManyError(RequestError):
-    """What is asked for would reach one replica only, or be forgotten with it."""
+    """Refuse requests that would reach one replica only, or be forgotten with it."""
 
     kind, http, grpc = "one_of_many", 501, "UNIMPLEMENTED"
 

@@ -57,7 +57,7 @@ class RaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True):
-    """What the application is made of."""
+    """Parts of the application."""
 
     settings: Settings
     ray: RaySettings

@@ -77,7 +77,7 @@ class Control:
 
 
 async def _tell(context: Any, served: ServedModel) -> None:
-    """What runs the model, which the protocol's messages have no place for, before the answer."""
+    """Send provider and implementation, which the protocol's messages have no field for, as initial metadata."""
     described = served.describe()
     await context.send_initial_metadata(tuple((f"opau-{key}", described[key]) for key in ("provider", "implementation")))
 

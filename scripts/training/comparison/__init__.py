@@ -1,1 +1,1 @@
-"""What scripts/compare.py is made of: paper, figures, conclusions -> work, budget, inference -> store -> page, picture."""
+"""Parts of scripts/compare.py: paper, figures, conclusions -> work, budget, inference -> store -> page, picture."""

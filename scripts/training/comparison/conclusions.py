@@ -1,4 +1,4 @@
-"""What the differences allow to say, in words."""
+"""Conclusions from the differences, in words."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BASE = "relu"
-"""What all others are compared with."""
+"""Baseline of the comparison."""
 LEVEL = 0.95
 Run = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Whether it is larger than its uncertainty."""
+        """True where it is larger than its uncertainty."""
         if self.seeds < 2:
             return "not known: one seed"
         if abs(self.mean) <= self.half:

@@ -1,4 +1,4 @@
-"""What the method's paper reports (Biswas, Banerjee, Pandey, arXiv 2106.09693): gains over ReLU in points of top-1 accuracy."""
+"""Results of the method's paper (Biswas, Banerjee, Pandey, arXiv 2106.09693): gains over ReLU in points of top-1 accuracy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROWS = (
 
 
 def command(row: Row) -> str:
-    """What repeats a line with this repository on a GPU."""
+    """Command that repeats a line with this repository on a GPU."""
     name = f"{row.architecture}_{row.dataset.replace('-', '')}"
     return (
         f".venv/bin/python scripts/compare.py --model {row.architecture} --dataset {row.dataset} --data FOLDER --epochs 200 "

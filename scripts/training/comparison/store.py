@@ -58,7 +58,7 @@ class Store:
 
 
 def describe(settings: Settings, source: Data) -> dict[str, Any]:
-    """What runs must share to be compared: everything that decides the weights, apart from activation and seed."""
+    """Settings that runs must share to be compared: everything that decides the weights, apart from activation and seed."""
     record = identity(settings.job("relu", 0, source), source)
     record["arguments"] = {key: value for key, value in record["arguments"].items() if key != "activation"}
     record["recipe"] = {key: value for key, value in record["recipe"].items() if key != "seed"}

@@ -28,7 +28,7 @@ KEPT = ("loss", "accuracy", "seconds")
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs of a comparison share.
+    """Settings that all runs of a comparison share.
 
     Attributes:
         recipe: its seed is replaced by each run's.
