@@ -73,7 +73,7 @@ def _inputs(inputs: Any) -> tuple[tuple[Any, ...], Any]:
 
 def _message(path: str | Path, result: VerifyResult) -> str:
     lines = [f"{path} is not equal to {result.source.name}" if not result.equal else f"{path} was not compared everywhere"]
-    lines += [f"  {name} was asked for and did not run: {why}" for name, why in result.missing.items()]
+    lines += [f"  {name} was asked for and did not run: {reason}" for name, reason in result.missing.items()]
     for file in result.files:
         for run in file.file.ran:
             lines += [f"  {_output(run.name, output)}" for output in run.outputs if not output.equal]

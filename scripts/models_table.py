@@ -65,7 +65,7 @@ def exported(model: Model, folder: Path) -> Part:
     assert result.validation is not None
     model.files["learned"] = result.path
     model.files["ReLU"] = export_model(model.relu, folder / "relu.onnx", model.source.inputs, validate=False).path
-    used = max(c.tolerance_needed for c in result.validation.outputs)
+    used = max(c.tolerance_used for c in result.validation.outputs)
     return {"equal": result.equal, "activations": len(result.activations), "tolerance_used": used}
 
 
@@ -107,7 +107,7 @@ def verified(model: Model, batch: int) -> Part:
     found = verify_model(model.source, files, data=data, runtimes=RUNTIMES, batch=batch, limit=limit)
     runs: list[Part] = [
         {"file": f.file.path.stem, "runtime": run.name, "equal": run.equal(None), "samples": run.samples,
-         "tolerance_used": max(o.worst.tolerance_needed for o in run.outputs if o.worst),
+         "tolerance_used": max(o.worst.tolerance_used for o in run.outputs if o.worst),
          "max_abs_error": max(o.worst.max_abs_error for o in run.outputs if o.worst)}
         for f in found.files for run in f.file.runs if not run.reason
     ]  # fmt: skip

@@ -50,12 +50,12 @@ def _config(record: dict[str, Any]) -> str:
 def validation(out: Console, found: Validation, *, verbose: bool) -> None:
     """The activations and the outputs that were compared."""
     if found.activations:
-        rows = table(out, "activation", "function", "coefficients", "max error", "ULP", "needs", "")
+        rows = table(out, "activation", "function", "coefficients", "max error", "ULP", "used", "")
         for check in found.activations:
             row = [escape(check.node), escape(str(check.config)), check.coefficients]
             rows.add_row(*row, *(_numbers(check.comparison) if check.comparison else ["-", "-", "-"]), _mark(check.equal))
         out.print(rows)
-    rows = table(out, "whole model", "elements", "max error", "ULP", "tolerance", "needs", "")
+    rows = table(out, "whole model", "elements", "max error", "ULP", "tolerance", "used", "")
     for comparison in found.outputs if verbose else _worst(found.outputs):
         numbers = _numbers(comparison)
         rows.add_row(
@@ -64,7 +64,7 @@ def validation(out: Console, found: Validation, *, verbose: bool) -> None:
         )  # fmt: skip
     out.print(rows)
     out.print(f"{escape(found.reference)} against {escape(found.runtime)}", highlight=False)
-    out.print('"needs" is the share of the tolerance that is used; up to 1 is equal', highlight=False)
+    out.print('"used" is the share of the tolerance that is used; up to 1 is equal', highlight=False)
 
 
 def _worst(comparisons: Iterable[Comparison]) -> list[Comparison]:
@@ -72,13 +72,13 @@ def _worst(comparisons: Iterable[Comparison]) -> list[Comparison]:
     kept: dict[str, Comparison] = {}
     for comparison in comparisons:
         key = comparison.name.rpartition(", batch")[0] or comparison.name
-        if key not in kept or comparison.tolerance_needed > kept[key].tolerance_needed:
+        if key not in kept or comparison.tolerance_used > kept[key].tolerance_used:
             kept[key] = comparison
     return list(kept.values())
 
 
 def _numbers(comparison: Comparison) -> list[str]:
-    return [f"{comparison.max_abs_error:.2g}", f"{comparison.max_ulp_error:.3g}", f"{comparison.tolerance_needed:.2g}"]
+    return [f"{comparison.max_abs_error:.2g}", f"{comparison.max_ulp_error:.3g}", f"{comparison.tolerance_used:.2g}"]
 
 
 def _mark(equal: bool) -> str:

@@ -52,9 +52,9 @@ def _who(result: LoadResult) -> str:
 def _how(result: LoadResult) -> str:
     settings = result.settings
     if settings.rate is None:
-        loop = f"closed loop, {settings.lanes} clients"
+        loop = f"closed loop, {settings.connections} clients"
     else:
-        loop = f"open loop, {settings.rate:g} requests/s ({settings.arrivals}), at most {settings.lanes} at once"
+        loop = f"open loop, {settings.rate:g} requests/s ({settings.arrivals}), at most {settings.connections} at once"
     times = f"warm-up {settings.warmup_s:g} s, measured {result.seconds:.2f} s"
     return f"{loop}; {times}; {result.pool} distinct requests: {result.inputs}"
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from opau_onnx.cli.common import console, table
 from opau_onnx.compare.agreement import TopKAgreement
-from opau_onnx.compare.isolated import Alone
+from opau_onnx.compare.isolated import IsolatedCheck
 from opau_onnx.compare.names import TORCH
 from opau_onnx.compare.tensors import Comparison
 from opau_onnx.verify.activations import ActivationResult
@@ -30,8 +30,8 @@ def show(result: VerifyResult, report: Path | None, *, verbose: bool) -> None:
     out.print('"needs" is the share of the tolerance that is used; up to 1 is equal', highlight=False)
     if report is not None:
         out.print(f"{escape(str(report))} written", highlight=False)
-    for name, why in result.missing.items():
-        out.print(f"[bold red]NOT RUN[/]: {name} was asked for: {escape(why)}", highlight=False, soft_wrap=True)
+    for name, reason in result.missing.items():
+        out.print(f"[bold red]NOT RUN[/]: {name} was asked for: {escape(reason)}", highlight=False, soft_wrap=True)
     names = ", ".join(escape(str(f.file.path)) for f in result.files if not f.equal)
     if names:
         out.print(f"[bold red]NOT EQUAL[/]: {names}", highlight=False)
@@ -58,7 +58,7 @@ def _file(out: Console, found: FileResult, *, verbose: bool) -> None:
 
 
 def _runtimes(out: Console, found: FileResult) -> None:
-    rows = table(out, "runtime", "output", "samples", "max error", "mean", "99 %", "ULP", "needs", "top-1", "differ", "")
+    rows = table(out, "runtime", "output", "samples", "max error", "mean", "99 %", "ULP", "used", "top-1", "differ", "")
     labels = found.torch.labels
     rounding = max((s.maximum for s in found.torch.rounding), default=0.0)
     own = ("", "in float64") if found.file.kind == "float64" else (f"{rounding:.2g}", "float32 - float64")
@@ -69,7 +69,7 @@ def _runtimes(out: Console, found: FileResult) -> None:
         for output in run.outputs:
             worst = output.worst
             numbers = [f"{v:.2g}" for v in (output.absolute.maximum, output.absolute.mean, output.absolute.percentile(99))]
-            numbers += [f"{output.ulp.maximum:.3g}", f"{worst.tolerance_needed:.2g}" if worst else ""]
+            numbers += [f"{output.ulp.maximum:.3g}", f"{worst.tolerance_used:.2g}" if worst else ""]
             mark = _mark(output.equal and run.agrees(found.least))
             rows.add_row(run.name, escape(output.name), f"{run.samples:,}", *numbers, *_labels(run.labels), mark)
     out.print(rows)
@@ -88,23 +88,23 @@ def _labels(labels: TopKAgreement | None) -> list[str]:
 
 
 def _activations(out: Console, activations: list[ActivationResult]) -> None:
-    rows = table(out, "activation", "function", "coefficients", "alone, worst in", "max error", "ULP", "needs", "")
+    rows = table(out, "activation", "function", "coefficients", "isolated, worst in", "max error", "ULP", "used", "")
     for found in activations:
         stored = "fixed" if found.stored is None else "equal" if all(s.equal for s in found.stored) else "different"
         stored = stored if found.key is not None else "-"
-        cells = ["not matched" if found.key is None else "not run alone", "", "", ""]
-        worst = _worst(found.alone)
+        cells = ["not matched" if found.key is None else "not run isolated", "", "", ""]
+        worst = _worst(found.checks)
         if worst is not None:
             name, error = worst
-            cells = [name, f"{error.max_abs_error:.2g}", f"{error.max_ulp_error:.3g}", f"{error.tolerance_needed:.2g}"]
+            cells = [name, f"{error.max_abs_error:.2g}", f"{error.max_ulp_error:.3g}", f"{error.tolerance_used:.2g}"]
         mark = _mark(found.equal) if found.judged else ""
         rows.add_row(escape(found.site.node), escape(str(found.config or "")), stored, *cells, mark)
     out.print(rows)
 
 
-def _worst(alone: dict[str, Alone]) -> tuple[str, Comparison] | None:
-    found = [(name, a.comparison) for name, a in alone.items() if a.comparison is not None]
-    return max(found, key=lambda pair: pair[1].tolerance_needed, default=None)
+def _worst(checks: dict[str, IsolatedCheck]) -> tuple[str, Comparison] | None:
+    found = [(name, a.comparison) for name, a in checks.items() if a.comparison is not None]
+    return max(found, key=lambda pair: pair[1].tolerance_used, default=None)
 
 
 def _layers(out: Console, inside: Inside) -> None:
@@ -121,7 +121,7 @@ def _cell(place: Place, runtime: str) -> str:
     found = place.comparisons.get(runtime)
     if found is None:
         return "-"
-    text = f"{found.max_abs_error:.2g} ({found.tolerance_needed:.2g})"
+    text = f"{found.max_abs_error:.2g} ({found.tolerance_used:.2g})"
     return text if found.equal else f"[bold red]{text}[/]"
 
 

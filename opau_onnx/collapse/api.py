@@ -9,10 +9,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from opau_onnx.collapse.approximation.approximate import Allowed
+from opau_onnx.collapse.approximation.approximate import ApproximationBudget
 from opau_onnx.collapse.approximation.ranges import activation_ranges
 from opau_onnx.collapse.passes import fused, lookup, standard
-from opau_onnx.collapse.passes.standard import Replaced
+from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.quantize import QuantizationConfig, Quantized, quantized
 from opau_onnx.collapse.result import CollapseResult, records, write_report
 from opau_onnx.collapse.validation import Data, ValidationConfig, compared
@@ -165,16 +165,16 @@ def check_quantizing(form: str, quantizing: QuantizationConfig | None, data: Dat
 
 def _allowed(
     source: Path, model: ir.Model, tolerance: float, data: Data | None, progress: Callable[[str], None]
-) -> Allowed | None:
+) -> ApproximationBudget | None:
     if not tolerance or data is None:
         return None
     progress("reading data")
     samples = data.read(model, "train")
     progress("looking at the activations' inputs")
-    return Allowed(tolerance, activation_ranges(source, samples), model.graph.opset_imports[""] or 0)
+    return ApproximationBudget(tolerance, activation_ranges(source, samples), model.graph.opset_imports[""] or 0)
 
 
-def clean(model: ir.Model, form: str, replaced: Sequence[Replaced]) -> None:
+def clean(model: ir.Model, form: str, replaced: Sequence[CollapsedActivation]) -> None:
     """Drop coefficients and functions that nothing uses any more, and say in the file what was done."""
     for name in [n for n, value in model.graph.initializers.items() if not value.uses() and not value.is_graph_output()]:
         del model.graph.initializers[name]

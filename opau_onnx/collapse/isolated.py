@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from opau_onnx.collapse.passes.standard import Replaced
+from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.plan_search import hard_inputs
 from opau_onnx.compare.activations import ActivationCheck
 from opau_onnx.compare.arrays import to_numpy
@@ -29,7 +29,7 @@ AFFINE_ROUNDINGS = 4.0
 """Of scale x + shift, in units of the roundoff of both terms' sizes: two operations on constants that were rounded too."""
 
 
-def check(model: ir.Model, replaced: Replaced) -> ActivationCheck:
+def check(model: ir.Model, replaced: CollapsedActivation) -> ActivationCheck:
     """The nodes that took an activation's place, run by onnxruntime (or by onnx's ReferenceEvaluator where that cannot).
 
     Args:
@@ -88,7 +88,7 @@ def placed(function: Frozen, shape: ir.Shape | None) -> tuple[Config, int]:
     return replace(config, axis=axis), size if isinstance(size, int) else config.groups
 
 
-def cut(model: ir.Model, replaced: Replaced, x: torch.Tensor, kind: ir.DataType | None = None) -> ir.Model:
+def cut(model: ir.Model, replaced: CollapsedActivation, x: torch.Tensor, kind: ir.DataType | None = None) -> ir.Model:
     """The activation's nodes as a model of their own, whose input is of type ``kind`` where that is not its result's.
 
     Raises:

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import torch
 
 from opau_onnx.collapse import isolated
-from opau_onnx.collapse.passes.lookup import Tabled, stored
+from opau_onnx.collapse.passes.lookup import TabledActivation, stored
 from opau_onnx.collapse.passes.lookup_sites import CODES, Linear
-from opau_onnx.collapse.passes.standard import Replaced
+from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.compare.activations import ActivationCheck
 from opau_onnx.compare.opening import open_model
 from opau_onnx.compare.policies import rounding_bound
@@ -43,13 +43,13 @@ class TableCheck(ActivationCheck):
         return {**super().as_dict(), "ties": self.ties, "otherwise": self.otherwise, "exact": exact}
 
 
-def check(model: ir.Model, replaced: Replaced) -> ActivationCheck:
+def check(model: ir.Model, replaced: CollapsedActivation) -> ActivationCheck:
     """Check one activation of the written file; one that is no table as in the standard form.
 
     Raises:
         ValidationError: the nodes are not in the file, or no runtime can run them.
     """
-    if not isinstance(replaced, Tabled):
+    if not isinstance(replaced, TabledActivation):
         return isolated.check(model, replaced)
     site, original = replaced.site, replaced.original
     assert site is not None
@@ -67,7 +67,7 @@ def check(model: ir.Model, replaced: Replaced) -> ActivationCheck:
     return TableCheck(replaced.node, replaced.module, config, "fixed", same, equal, ties, otherwise, exact)
 
 
-def _all_codes(replaced: Tabled, expected: Any, actual: Any) -> Comparison:
+def _all_codes(replaced: TabledActivation, expected: Any, actual: Any) -> Comparison:
     """Bits, not values: -0 is not 0, and a type that differs is a difference."""
     name = f"{replaced.node}: all {np.size(expected):,} codes"
     found = compare(name, expected, actual, "float32", atol=0.0)

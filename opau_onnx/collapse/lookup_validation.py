@@ -13,7 +13,7 @@ import torch
 
 from opau_onnx.collapse import files, lookup_check
 from opau_onnx.collapse.lookup_check import TableCheck
-from opau_onnx.collapse.passes.standard import Replaced
+from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.quantize import runs
 from opau_onnx.compare.agreement import agreement_of, are_classes
 from opau_onnx.compare.batches import random_batches
@@ -106,8 +106,8 @@ class Float:
 
 
 def validate(
-    replaced: Sequence[Replaced], before: Path, after: Path, inputs: Sequence[torch.Tensor], options: ToleranceConfig,
-    *, samples: Samples | None, exact: Float | None,
+    replaced: Sequence[CollapsedActivation], before: Path, after: Path, inputs: Sequence[torch.Tensor],
+    options: ToleranceConfig, *, samples: Samples | None, exact: Float | None,
 ) -> LutValidation:  # fmt: skip
     """Compare.
 
@@ -214,7 +214,7 @@ def _merged(outputs: Sequence[Comparison]) -> list[Comparison]:
     for comparison in outputs:
         key = comparison.name.partition(_FROM)[0]
         known = kept.get(key)
-        if known is None or comparison.tolerance_needed > known.tolerance_needed:
+        if known is None or comparison.tolerance_used > known.tolerance_used:
             elements = comparison.elements + (known.elements if known else 0)
             kept[key] = replace(comparison, name=key, elements=elements)
         else:

@@ -19,21 +19,21 @@ DOMAIN, NAME = "opau.quantization", "OpauActivation"
 
 
 @dataclass(frozen=True)
-class Kept:
+class Placeholder:
     """An activation that is put back later, and its coefficients by the names of the initializers."""
 
     node: ir.Node
     coefficients: list[tuple[str, Any]]
 
 
-def stand_in(model: ir.Model) -> dict[str, Kept]:
+def insert_placeholders(model: ir.Model) -> dict[str, Placeholder]:
     """Replace each activation of the main graph by a function of one input; by name of the call, what it stands for."""
     kept = {}
     for i, node in enumerate(n for n in opau_nodes(model) if n.graph is model.graph):
         name = f"opau_{i}"
         body = _with_constants(model, node, name)
         model.functions[body.identifier()] = body
-        kept[name] = Kept(node, _coefficients(node))
+        kept[name] = Placeholder(node, _coefficients(node))
         _swap(node, ir.node(NAME, node.inputs[:1], domain=DOMAIN, overload=name, name=name))
     for unused in [k for k, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
         del model.graph.initializers[unused]  # onnxruntime would warn of them
@@ -74,8 +74,8 @@ def _swap(old: ir.Node, new: ir.Node) -> None:
     after.name = name
 
 
-def put_back(model: ir.Model, activations: dict[str, Kept]) -> None:
-    """The activations in the places of the calls; what :func:`stand_in` gave says which."""
+def remove_placeholders(model: ir.Model, activations: dict[str, Placeholder]) -> None:
+    """The activations in the places of the calls; what :func:`insert_placeholders` gave says which."""
     for call in [n for n in model.graph if n.domain == DOMAIN]:
         kept = activations[str(call.name)]
         node = kept.node

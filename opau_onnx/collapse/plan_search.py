@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from opau_onnx.collapse.passes.operators import Constants, NumpyOps, Value, Writer
-from opau_onnx.collapse.plans import SCALED, Scheme, evaluate, schemes
+from opau_onnx.collapse.plans import SCALED, EvaluationPlan, evaluate, plans
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF
 from opau_onnx.core import oracle
 from opau_onnx.core.bases import polynomials
@@ -26,18 +26,18 @@ MARGIN = 2.0
 """How many times the error of the function body's own evaluation a cheaper one may have."""
 
 
-def choose(frozen: Frozen) -> Scheme:
+def choose(frozen: Frozen) -> EvaluationPlan:
     """The scheme with the fewest operations that stays within the bound of an evaluation by the recurrence, and within
     :data:`MARGIN` times the error that the recurrence really makes."""
     known = references(frozen)
     allowed = min(1.0, MARGIN * error(frozen, SCALED, known))
-    for scheme in sorted(schemes(frozen), key=lambda s: operations(frozen, s)):
+    for scheme in sorted(plans(frozen), key=lambda s: operations(frozen, s)):
         if scheme == SCALED or error(frozen, scheme, known) <= allowed:
             return scheme
     return SCALED
 
 
-def operations(frozen: Frozen, scheme: Scheme) -> int:
+def operations(frozen: Frozen, scheme: EvaluationPlan) -> int:
     """Elementwise operations of a scheme."""
     graph = ir.Graph([ir.Value(name="x")], [], nodes=[])
     writer = Writer(Constants(graph), frozen.compute, lambda array: array)
@@ -51,7 +51,7 @@ def references(frozen: Frozen) -> list[oracle.Evaluation]:
     return [oracle.evaluate(row.config, x, row.numerator, row.denominator) for row in rows]
 
 
-def error(frozen: Frozen, scheme: Scheme, known: list[oracle.Evaluation] | None = None) -> float:
+def error(frozen: Frozen, scheme: EvaluationPlan, known: list[oracle.Evaluation] | None = None) -> float:
     """Largest error on hard inputs as a share of the oracle's bound, over all groups; inf where a NaN or infinity is wrong."""
     x = hard_inputs(frozen)
     with np.errstate(all="ignore"):

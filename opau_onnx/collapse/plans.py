@@ -24,7 +24,7 @@ from opau_onnx.graph.frozen import Array, Frozen
 
 
 @dataclass(frozen=True)
-class Scheme:
+class EvaluationPlan:
     """How P, Q and large inputs are evaluated.
 
     Attributes:
@@ -63,11 +63,11 @@ class Evaluation(Protocol):
         """Equal for ways that give the same bits."""
 
 
-SCALED = Scheme()
+SCALED = EvaluationPlan()
 """The function body's own way; always applicable."""
 
 
-def schemes(frozen: Frozen) -> list[Scheme]:
+def plans(frozen: Frozen) -> list[EvaluationPlan]:
     """Those that apply to this activation."""
     config = frozen.config
     absolute = config.denominator_form.absolute
@@ -81,7 +81,7 @@ def schemes(frozen: Frozen) -> list[Scheme]:
     elif symmetric and config.degrees[1] <= 4:
         denominators.append("closed")
     for top, bottom, normalized in product(("monomials", "rows"), denominators, (True, False)):
-        found.append(Scheme(top, bottom, normalized, clamped=True))  # type: ignore[arg-type]
+        found.append(EvaluationPlan(top, bottom, normalized, clamped=True))  # type: ignore[arg-type]
     return found
 
 
@@ -114,7 +114,7 @@ class Tail:
         return Tail(slope if k > l else None, even=absolute and l % 2 == 1)
 
 
-def evaluate(ops: evaluation.Ops, frozen: Frozen, scheme: Scheme, x: Any) -> Any:
+def evaluate(ops: evaluation.Ops, frozen: Frozen, scheme: EvaluationPlan, x: Any) -> Any:
     """f(x).
 
     Args:
@@ -203,7 +203,7 @@ def _plus(value: Any, term: Any) -> Any:
 class _Rational:
     """P(u) / Q(u), no input scaled."""
 
-    def __init__(self, ops: evaluation.Ops, frozen: Frozen, scheme: Scheme, u: Any) -> None:
+    def __init__(self, ops: evaluation.Ops, frozen: Frozen, scheme: EvaluationPlan, u: Any) -> None:
         self.ops, self.frozen, self.scheme, self.u = ops, frozen, scheme, u
         self.basis = polynomials(frozen.config.basis)
         self.rows: list[Any] = [1.0]

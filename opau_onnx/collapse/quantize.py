@@ -18,7 +18,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from opau_onnx.collapse.placeholders import NAME, put_back, stand_in
+from opau_onnx.collapse.placeholders import NAME, insert_placeholders, remove_placeholders
 from opau_onnx.errors import CollapseError
 from opau_onnx.graph import save
 from opau_onnx.graph.nodes import opau_nodes
@@ -109,7 +109,7 @@ def quantize(source: Path, target: Path, samples: Samples, how: QuantizationConf
     model = ir.load(source)
     _check(model, source, how)
     external = save.weight_bytes(model) > save.PROTOBUF_LIMIT
-    activations = stand_in(model)
+    activations = insert_placeholders(model)
     if not activations:
         raise CollapseError(f"the activations of {source} are in branches, where onnxruntime quantizes nothing")
     staged = target.with_name("calibrated.onnx")
@@ -121,7 +121,7 @@ def quantize(source: Path, target: Path, samples: Samples, how: QuantizationConf
     except Exception as error:  # onnxruntime's have no common base class
         raise CollapseError(f"onnxruntime cannot quantize {source} with {samples.source}: {error}") from None
     quantized = ir.load(target)
-    put_back(quantized, activations)
+    remove_placeholders(quantized, activations)
     _keep_outputs(quantized)
     quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
     for key in [k for k in quantized.metadata_props if k.startswith("onnx.")]:

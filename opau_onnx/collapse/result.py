@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from opau_onnx._version import __version__
-from opau_onnx.collapse.passes.standard import Replaced
+from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.quantize import Quantized
 from opau_onnx.collapse.summary import Side
 from opau_onnx.compare.agreement import TopKAgreement
@@ -40,7 +40,7 @@ class CollapseResult:
     requested: Path
     path: Path
     form: str
-    replaced: list[Replaced]
+    replaced: list[CollapsedActivation]
     validation: Validation | None
     before: Side | None = None
     after: Side | None = None
@@ -80,7 +80,7 @@ def write_report(result: CollapseResult, report: str | Path) -> None:
         temporary.write_text(save.report_text(result.as_dict()))
 
 
-def records(replaced: Sequence[Replaced]) -> list[dict[str, Any]]:
+def records(replaced: Sequence[CollapsedActivation]) -> list[dict[str, Any]]:
     """One record for each activation: what it was, how it is evaluated now."""
     return [
         {

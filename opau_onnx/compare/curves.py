@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from opau_onnx.compare.grids import LARGEST
-from opau_onnx.compare.isolated import Alone, Function
+from opau_onnx.compare.isolated import Function, IsolatedCheck
 from opau_onnx.compare.policies import rounding_bound
 from opau_onnx.compare.sketches import InputSketch
 from opau_onnx.compare.tensors import distances, spacing
@@ -39,19 +39,19 @@ def points(sketch: InputSketch | None, channels: int) -> Tensor:
     return torch.linspace(low, high, POINTS * each, dtype=torch.float64)
 
 
-def drawn(function: Function, count: int, x: Tensor, alone: dict[str, Alone]) -> dict[str, Any]:
+def drawn(function: Function, count: int, x: Tensor, checks: dict[str, IsolatedCheck]) -> dict[str, Any]:
     """The curve as plain data.
 
     Args:
         function: the activation.
         count: how many of the first inputs are the curve's.
         x: what was fed.
-        alone: runtime -> what it gave for ``x``.
+        checks: runtime -> what it gave for ``x``.
     """
     exact = function.oracle(x)
     unit = spacing(np.where(np.isfinite(exact.value), exact.value, 0.0), function.kind)
     errors = {"torch": distances(exact.value, function.torch(x)) / unit}
-    for key, found in alone.items():
+    for key, found in checks.items():
         if found.values is not None and found.values.shape == exact.value.shape:
             errors[key] = distances(exact.value, found.values) / unit
     bound = rounding_bound(exact, function.kind) / (2 * unit)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from opau_onnx.core.spec import Config
-from opau_onnx.graph.lookup import Site
+from opau_onnx.graph.lookup import ActivationLocation
 from opau_onnx.nn import OrthogonalPade
 
 Key = tuple[str, int]
@@ -33,7 +33,7 @@ class Call:
 
 
 @contextmanager
-def watching(model: nn.Module, sink: Callable[[Call], None]) -> Iterator[None]:
+def activation_hooks(model: nn.Module, sink: Callable[[Call], None]) -> Iterator[None]:
     """Hand every call of an activation to ``sink``, as long as the context lasts."""
     counts: Counter[str] = Counter()
 
@@ -89,7 +89,7 @@ def _names(program: torch.fx.GraphModule) -> list[str]:
     return [str(stack[-1][0]) for stack in stacks]
 
 
-def match(sites: Sequence[Site], model: nn.Module) -> list[tuple[Site, Key | None, str]]:
+def match(sites: Sequence[ActivationLocation], model: nn.Module) -> list[tuple[ActivationLocation, Key | None, str]]:
     """Each site with the call that it stands for, or None and why not.
 
     Calls of one module are taken in the order of the graph.
@@ -101,7 +101,7 @@ def match(sites: Sequence[Site], model: nn.Module) -> list[tuple[Site, Key | Non
         every = dict(model.named_modules(remove_duplicate=False))
         names = {name: first[id(m)] for name, m in every.items() if id(m) in first}
     counts: Counter[str] = Counter()
-    found: list[tuple[Site, Key | None, str]] = []
+    found: list[tuple[ActivationLocation, Key | None, str]] = []
     for site in sites:
         name = names.get(site.module)
         if name is None:
@@ -113,7 +113,7 @@ def match(sites: Sequence[Site], model: nn.Module) -> list[tuple[Site, Key | Non
     return found
 
 
-class Tapped(nn.Module):
+class WithActivations(nn.Module):
     """A model that also returns what its activations take and give: [outputs, [x, y, x, y, ..]].
 
     Attributes:
@@ -125,7 +125,7 @@ class Tapped(nn.Module):
         self.source = source
         self.keys: list[Key] = []
 
-    def train(self, mode: bool = True) -> Tapped:
+    def train(self, mode: bool = True) -> WithActivations:
         """Nothing: an exported program refuses it, and others are in evaluation mode already."""
         return self
 
@@ -138,5 +138,5 @@ class Tapped(nn.Module):
             self.keys.append(call.key)
             taps.extend((call.x, call.y))
 
-        with watching(self.source, keep):
+        with activation_hooks(self.source, keep):
             return [self.source(*inputs), taps]

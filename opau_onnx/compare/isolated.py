@@ -22,7 +22,7 @@ from opau_onnx.core import oracle
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.extract import extract
-from opau_onnx.graph.lookup import Site
+from opau_onnx.graph.lookup import ActivationLocation
 from opau_onnx.graph.save import serialized
 from opau_onnx.nn import OrthogonalPade
 
@@ -70,7 +70,7 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Alone:
+class IsolatedCheck:
     """One activation in one runtime.
 
     Attributes:
@@ -78,7 +78,7 @@ class Alone:
         input: that of the comparison's worst element.
         nan_kept: whether NaN gave NaN; None where none was fed.
         nan_counts: whether that is part of the verdict.
-        why: it could not be run.
+        reason: it could not be run.
         values: what the runtime gave.
     """
 
@@ -86,7 +86,7 @@ class Alone:
     input: float = float("nan")
     nan_kept: bool | None = None
     nan_counts: bool = True
-    why: str = ""
+    reason: str = ""
     values: Any = None
 
     @property
@@ -95,9 +95,9 @@ class Alone:
         return (self.comparison is None or self.comparison.equal) and not (self.nan_counts and self.nan_kept is False)
 
     @property
-    def needs(self) -> float:
+    def tolerance_used(self) -> float:
         """The share of the tolerance that is used."""
-        return self.comparison.tolerance_needed if self.comparison else 0.0
+        return self.comparison.tolerance_used if self.comparison else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -106,7 +106,7 @@ class Alone:
             "input": self.input,
             "nan_kept": self.nan_kept,
             "equal": self.equal if self.comparison else None,
-            "why": self.why,
+            "reason": self.reason,
         }
 
 
@@ -154,9 +154,16 @@ def inputs(function: Function, shape: Sequence[int], first: Tensor) -> Tensor:
     return shaped(like, values, channels=shape[axis], axes=rank - 1)
 
 
-def alone(
-    name: str, function: Function, model: ir.Model, site: Site, x: Tensor, openers: Mapping[str, Opener], *, loose: bool
-) -> dict[str, Alone]:
+def check_isolated(
+    name: str,
+    function: Function,
+    model: ir.Model,
+    site: ActivationLocation,
+    x: Tensor,
+    openers: Mapping[str, Opener],
+    *,
+    loose: bool,
+) -> dict[str, IsolatedCheck]:
     """Run one activation in each runtime and compare it with PyTorch's.
 
     Args:
@@ -174,7 +181,7 @@ def alone(
     try:
         part = serialized(extract(model, site.x, [site.y], x.shape))
     except ValidationError as error:
-        return {key: Alone(None, why=str(error)) for key in openers}
+        return {key: IsolatedCheck(None, reason=str(error)) for key in openers}
     found = {}
     for key, opener in openers.items():
         try:
@@ -184,14 +191,14 @@ def alone(
             finally:
                 runtime.close()
         except ValidationError as error:
-            found[key] = Alone(None, why=str(error))
+            found[key] = IsolatedCheck(None, reason=str(error))
             continue
         got = np.asarray(values, dtype=np.float64)
         found[key] = _judged(name, function, x, expected, exact, slack, got, runtime.keeps_nan)
     return found
 
 
-def _slack(site: Site, x: Tensor) -> Any:
+def _slack(site: ActivationLocation, x: Tensor) -> Any:
     """Tolerance of an approximation on purpose; beyond its range a file promises nothing."""
     said = site.approximation
     if said is None:
@@ -202,7 +209,7 @@ def _slack(site: Site, x: Tensor) -> Any:
 
 def _judged(
     name: str, function: Function, x: Tensor, expected: Any, exact: oracle.Evaluation, slack: Any, values: Any, nan_counts: bool
-) -> Alone:
+) -> IsolatedCheck:
     """NaN is judged apart: a runtime whose arithmetic does not keep it is only told of."""
     wide = x.double().numpy()
     nan = np.isnan(wide)
@@ -210,4 +217,4 @@ def _judged(
     got = np.where(nan, expected, values) if values.shape == wide.shape else values
     comparison = compare_isolated(name, wide, expected, got, exact, function.kind, slack=slack)
     at = float(wide[comparison.worst_index]) if comparison.worst_index or wide.ndim == 0 else float("nan")
-    return Alone(comparison, at, kept, nan_counts, "", values)
+    return IsolatedCheck(comparison, at, kept, nan_counts, "", values)

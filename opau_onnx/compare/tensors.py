@@ -34,7 +34,7 @@ class Comparison:
         expected, actual: the values there.
         atol, rtol: the tolerance, abs(actual - expected) <= atol + rtol * abs(expected); atol is its largest value where
             it differs between elements.
-        tolerance_needed: the largest share of the tolerance that is used; up to 1 is equal.
+        tolerance_used: the largest share of the tolerance that is used; up to 1 is equal.
         equal: the verdict.
     """
 
@@ -48,7 +48,7 @@ class Comparison:
     actual: float
     atol: float
     rtol: float
-    tolerance_needed: float
+    tolerance_used: float
     equal: bool
 
     def as_dict(self) -> dict[str, Any]:

@@ -81,11 +81,11 @@ def _opened(settings: ModelSettings, copy: Path, file: OnnxFile, options: Option
     try:
         opened = open_model(msgspec.structs.replace(settings, path=str(copy)))
     except LoadError as error:
-        why = str(error).replace(str(copy), settings.path)
+        reason = str(error).replace(str(copy), settings.path)
         if options.device == "cpu":
-            raise LoadError(why) from None
+            raise LoadError(reason) from None
         # A model for a GPU may hold what onnxruntime's CPU does not run, and there may be no GPU here.
-        notes.append(f"not opened here, so its tensors are those that the file names: {why}")
+        notes.append(f"not opened here, so its tensors are those that the file names: {reason}")
         return Opened((), file.inputs, file.outputs, file.symbols, "", file.sha256)
     ran = f"onnxruntime {onnxruntime.__version__} ({opened.provider}; learned activations: {opened.implementation})"
     notes.append(f"opened here with {ran}")
@@ -99,17 +99,17 @@ def _tried(
     runner = CpuRunner(opened.sessions[0], opened.inputs, opened.outputs)
     try:
         got = runner.run(warmup.sample(opened.inputs, row, 1 if largest else None))
-        why = warmup.mixed(runner, opened, row, largest) if largest and options.batch_check else None
+        reason = warmup.mixed(runner, opened, row, largest) if largest and options.batch_check else None
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise LoadError(f"the model cannot be run on inputs of the shapes {row}: {error}") from None
     for spec in opened.outputs:
         if not spec.fits(got[spec.name].shape):
             raise DeployError(f"output {spec} has the shape {list(got[spec.name].shape)} when it is run")
-    if why is None:
+    if reason is None:
         return largest, alone
     if options.max_batch_size:
-        raise DeployError(f"max_batch_size is {largest}, but {why}; set it to 0, or leave the check out (--no-batch-check)")
-    return 0, why
+        raise DeployError(f"max_batch_size is {largest}, but {reason}; set it to 0, or leave the check out (--no-batch-check)")
+    return 0, reason
 
 
 def _warmup(row: dict[str, tuple[int, ...]] | None, largest: int, options: Options) -> list[WarmUp]:

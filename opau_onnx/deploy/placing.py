@@ -41,9 +41,9 @@ def wanted(file: OnnxFile, options: Options, there: str) -> Library:
         if path is not None:
             raise DeployError("library_path is given, but the model has no learned activation, or the library is not wanted")
         return Library()
-    why = file.contents.uncovered()
-    if why is not None:
-        raise LibraryError(f"the op library cannot be used: {why}")
+    reason = file.contents.uncovered()
+    if reason is not None:
+        raise LibraryError(f"the op library cannot be used: {reason}")
     source = Path(get_library_path())
     facts = library.read(source)
     if options.device == "cuda" and facts.cuda is None and path is None:

@@ -28,7 +28,7 @@ class Approximation:
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class ActivationLocation:
     """One activation in a file.
 
     Attributes:
@@ -36,8 +36,8 @@ class Site:
         module: the torch module that it says it comes from.
         kind: "learned", "fused" (fixed coefficients, one node) or "operators" (standard ones).
         config: what the node says it computes; None where its attributes say nothing that can be read.
-        x, y: what the module takes and gives; None where the file does not hold it, for the reason in ``why``.
-        why: what cannot be matched, and why; "" where all can.
+        x, y: what the module takes and gives; None where the file does not hold it, for the reason in ``reason``.
+        reason: what cannot be matched, and why; "" where all can.
         coefficients: the inputs that hold them, where they are inputs.
         approximation: what opau-collapse --tolerance said; None for a file that is exact up to rounding.
     """
@@ -48,15 +48,15 @@ class Site:
     config: Config | None
     x: ir.Value | None
     y: ir.Value | None
-    why: str = ""
+    reason: str = ""
     coefficients: tuple[ir.Value, ...] = ()
     approximation: Approximation | None = None
 
 
-def find_sites(model: ir.Model) -> list[Site]:
+def find_activations(model: ir.Model) -> list[ActivationLocation]:
     """The activations in the order of the graph; those in branches and loops come last, without values."""
     records = {str(r.get("node")): r for r in _records(model)}
-    found: list[Site] = []
+    found: list[ActivationLocation] = []
     groups: dict[str, list[ir.Node]] = {}
     for node in model.graph:
         if node.domain == DOMAIN and node.op_type in OP_TYPES:
@@ -65,7 +65,7 @@ def find_sites(model: ir.Model) -> list[Site]:
             name = str(node.name).rpartition("/")[0]
             if name in records:
                 if name not in groups:
-                    found.append(Site(name, "", "operators", None, None, None))  # keeps its place
+                    found.append(ActivationLocation(name, "", "operators", None, None, None))  # keeps its place
                 groups.setdefault(name, []).append(node)
     found = [s if s.node not in groups else _operators(groups[s.node], records[s.node]) for s in found]
     inner = [n for n in opau_nodes(model, OP_TYPES) if n.graph is not model.graph]
@@ -101,11 +101,13 @@ def _config(node: ir.Node) -> Config | None:
         return None
 
 
-def _one_node(node: ir.Node, record: dict[str, Any]) -> Site:
+def _one_node(node: ir.Node, record: dict[str, Any]) -> ActivationLocation:
     kind = "fused" if node.op_type == FIXED_OP_TYPE else "learned"
-    x, y, why = _around(node.inputs[0], node.outputs[0], record)
+    x, y, reason = _around(node.inputs[0], node.outputs[0], record)
     coefficients = tuple(v for v in node.inputs[1:3] if v is not None)
-    return Site(str(node.name), node.metadata_props.get(MODULE, ""), kind, _config(node), x, y, why, coefficients)
+    return ActivationLocation(
+        str(node.name), node.metadata_props.get(MODULE, ""), kind, _config(node), x, y, reason, coefficients
+    )
 
 
 def _around(x: ir.Value | None, y: ir.Value | None, record: dict[str, Any]) -> tuple[ir.Value | None, ir.Value | None, str]:
@@ -117,7 +119,7 @@ def _around(x: ir.Value | None, y: ir.Value | None, record: dict[str, Any]) -> t
     return None, None if "Mul" in absorbed else y, f"it holds the {' and the '.join(absorbed)} around it too"
 
 
-def _operators(nodes: list[ir.Node], record: dict[str, Any]) -> Site:
+def _operators(nodes: list[ir.Node], record: dict[str, Any]) -> ActivationLocation:
     name, module = str(record.get("node")), nodes[0].metadata_props.get(MODULE, "")
     inside = set(nodes)
     entries = _distinct(
@@ -127,10 +129,10 @@ def _operators(nodes: list[ir.Node], record: dict[str, Any]) -> Site:
         v for n in nodes for v in n.outputs if v.is_graph_output() or any(use.node not in inside for use in v.uses())
     )
     if len(entries) != 1 or len(results) != 1:
-        why = f"its operators have {len(entries)} inputs and {len(results)} results; expected one each"
-        return Site(name, module, "operators", None, None, None, why)
-    x, y, why = _around(entries[0], results[0], record)
-    return Site(name, module, "operators", None, x, y, why, approximation=_approximation(record))
+        reason = f"its operators have {len(entries)} inputs and {len(results)} results; expected one each"
+        return ActivationLocation(name, module, "operators", None, None, None, reason)
+    x, y, reason = _around(entries[0], results[0], record)
+    return ActivationLocation(name, module, "operators", None, x, y, reason, approximation=_approximation(record))
 
 
 def _approximation(record: dict[str, Any]) -> Approximation | None:
@@ -142,15 +144,15 @@ def _approximation(record: dict[str, Any]) -> Approximation | None:
         return None
 
 
-def _nameless(record: dict[str, Any]) -> Site:
-    why = "no operator in the file bears its name, so it cannot be looked at"
-    return Site(str(record.get("node")), str(record.get("module", "")), "operators", None, None, None, why)
+def _nameless(record: dict[str, Any]) -> ActivationLocation:
+    reason = "no operator in the file bears its name, so it cannot be looked at"
+    return ActivationLocation(str(record.get("node")), str(record.get("module", "")), "operators", None, None, None, reason)
 
 
-def _inside(node: ir.Node) -> Site:
-    why = "it stands in a branch or loop, where no value can be looked at"
+def _inside(node: ir.Node) -> ActivationLocation:
+    reason = "it stands in a branch or loop, where no value can be looked at"
     kind = "fused" if node.op_type == FIXED_OP_TYPE else "learned"
-    return Site(str(node.name), node.metadata_props.get(MODULE, ""), kind, _config(node), None, None, why)
+    return ActivationLocation(str(node.name), node.metadata_props.get(MODULE, ""), kind, _config(node), None, None, reason)
 
 
 def _distinct(values: Iterable[ir.Value]) -> list[ir.Value]:

@@ -189,5 +189,5 @@ def _entries(tree: Any) -> Iterator[dict[str, Any]]:
             yield from _entries(value)
 
 
-def _refused(path: Path, name: str, why: str) -> LoadError:
-    return LoadError(f"{path} was refused: of its member {name}, {why}. Only if you trust the file, pass --allow-pickle.")
+def _refused(path: Path, name: str, reason: str) -> LoadError:
+    return LoadError(f"{path} was refused: of its member {name}, {reason}. Only if you trust the file, pass --allow-pickle.")

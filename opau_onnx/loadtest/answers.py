@@ -20,12 +20,12 @@ class StatusError(Exception):
 
     Attributes:
         status: "HTTP 500" or the name of a gRPC status.
-        why: the server's own words.
+        reason: the server's own words.
     """
 
-    def __init__(self, status: str, why: str) -> None:
-        super().__init__(f"{status}: {why}" if why else status)
-        self.status, self.why = status, why
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(f"{status}: {reason}" if reason else status)
+        self.status, self.reason = status, reason
 
 
 @dataclass(frozen=True)

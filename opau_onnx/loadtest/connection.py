@@ -7,24 +7,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from opau_onnx.loadtest.answers import Answer, Model, Question
-from opau_onnx.loadtest.recorder import Tally
+from opau_onnx.loadtest.recorder import Recorder
 from opau_onnx.loadtest.response_checker import Request
 
 
-class Lane(ABC):
+class Connection(ABC):
     """One client. What becomes of its request is told to ``finished`` once, later than :meth:`send` returns.
 
     Attributes:
         request: that is under way; None: the lane is free.
         since: when it was due, by time.perf_counter.
-        tally: where it counts.
+        recorder: where it counts.
         finished: called with the lane, the kind, the reason, when the answer was there (time.perf_counter) and its bytes.
         check: the judge's, for an answer's content.
     """
 
     request: Request | None = None
     since: float = 0.0
-    tally: Tally
+    recorder: Recorder
 
     def __init__(self, finished: Finished, check: Check) -> None:
         self.finished, self.check = finished, check
@@ -45,7 +45,7 @@ class Lane(ABC):
         """Give up whatever is under way, and tell nobody."""
 
 
-Finished = Callable[[Lane, str, str, float, int], None]
+Finished = Callable[[Connection, str, str, float, int], None]
 Check = Callable[[Request, Any], tuple[str, str]]
 
 
@@ -61,7 +61,7 @@ class Client(ABC):
         """An answer's content; raises BadAnswerError, or StatusError where it holds an error."""
 
     @abstractmethod
-    def lane(self, finished: Finished, check: Check) -> Lane:
+    def connection(self, finished: Finished, check: Check) -> Connection:
         """A new lane."""
 
     @abstractmethod

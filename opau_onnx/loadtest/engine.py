@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from opau_onnx.loadtest.arrivals import Metronome, gaps
-from opau_onnx.loadtest.connection import Client, Lane
-from opau_onnx.loadtest.recorder import RIGHT, TIMED_OUT, UNREACHABLE, WRONG, Tally
-from opau_onnx.loadtest.response_checker import Judge, Request
+from opau_onnx.loadtest.connection import Client, Connection
+from opau_onnx.loadtest.recorder import RIGHT, TIMED_OUT, UNREACHABLE, WRONG, Recorder
+from opau_onnx.loadtest.response_checker import Request, ResponseChecker
 from opau_onnx.loadtest.settings import Settings
 
 RETRY_S = 0.1
@@ -32,14 +32,14 @@ class Engine:
     """
 
     def __init__(self, client: Client, pool: Sequence[Request], settings: Settings, progress: Progress) -> None:
-        self.warmup, self.measured = Tally(), Tally()
+        self.warmup, self.measured = Recorder(), Recorder()
         self.stopped, self.unfinished = "", 0
         self._client, self._pool, self._settings, self._progress = client, pool, settings, progress
-        self._judge = Judge(client.read, pool)
+        self._judge = ResponseChecker(client.read, pool)
         self._tally = self.warmup
-        self._lanes: list[Lane] = []
-        self._free: list[Lane] = []
-        self._waiting: deque[tuple[float, Tally]] = deque()
+        self._connections: list[Connection] = []
+        self._free: list[Connection] = []
+        self._waiting: deque[tuple[float, Recorder]] = deque()
         self._next = self._under_way = 0
         self._ending = False
         self._alone_since: float | None = None
@@ -55,30 +55,30 @@ class Engine:
         self._done = loop.create_future()
         closed = self._settings.rate is None
         try:
-            await self._open(self._settings.lanes if closed else 1)
+            await self._open(self._settings.connections if closed else 1)
             self._begin_phases(loop)
             self._sweeper = loop.call_later(self._pause(), self._sweep)
             if closed:
-                for lane in self._lanes:
-                    self._issue(lane)
+                for connection in self._connections:
+                    self._issue(connection)
             else:
                 self._start_arrivals()
             await self._done
         finally:
             self._clean_up()
 
-    def stop(self, why: str) -> None:
+    def stop(self, reason: str) -> None:
         """End now; what is under way is given up and not counted."""
         if not self._done.done():
-            self.stopped = self.stopped or why
+            self.stopped = self.stopped or reason
             self._ending = True
             self.unfinished = self._under_way + len(self._waiting)
             self._done.set_result(None)
 
     async def _open(self, number: int) -> None:
-        self._lanes = [self._client.lane(self._finished, self._check) for _ in range(number)]
-        await asyncio.gather(*(lane.open() for lane in self._lanes))
-        self._free = [] if self._settings.rate is None else list(self._lanes)
+        self._connections = [self._client.connection(self._finished, self._check) for _ in range(number)]
+        await asyncio.gather(*(connection.open() for connection in self._connections))
+        self._free = [] if self._settings.rate is None else list(self._connections)
 
     def _start_arrivals(self) -> None:
         settings = self._settings
@@ -94,8 +94,8 @@ class Engine:
             if timer is not None:
                 timer.cancel()
         self._ending = True
-        for lane in self._lanes:
-            lane.abandon()
+        for connection in self._connections:
+            connection.abandon()
 
     # The phases.
 
@@ -127,81 +127,81 @@ class Engine:
         if self._ending and not self._under_way and not self._waiting and not self._done.done():
             self._done.set_result(None)
 
-    def _begin(self) -> Tally | None:
+    def _begin(self) -> Recorder | None:
         """The phase in which another request begins; None: none does."""
         if self._ending:
             return None
-        tally = self._tally
-        tally.begun += 1
-        if tally is self.measured and tally.begun == self._settings.requests:
+        recorder = self._tally
+        recorder.begun += 1
+        if recorder is self.measured and recorder.begun == self._settings.requests:
             self._end()
-        return tally
+        return recorder
 
     # Requests.
 
-    def _issue(self, lane: Lane) -> None:
+    def _issue(self, connection: Connection) -> None:
         """Closed loop: the lane's next request, if there is to be one."""
-        tally = self._begin()
-        if tally is None:
+        recorder = self._begin()
+        if recorder is None:
             self._end_if_idle()
         else:
-            self._send(lane, time.perf_counter(), tally)
+            self._send(connection, time.perf_counter(), recorder)
 
     def _arrive(self, due: float) -> None:
         """Open loop: a request arrives."""
-        tally = self._begin()
-        if tally is None:
+        recorder = self._begin()
+        if recorder is None:
             return
-        if not self._free and len(self._lanes) < self._settings.lanes:
-            self._lanes.append(self._client.lane(self._finished, self._check))
-            self._free.append(self._lanes[-1])
+        if not self._free and len(self._connections) < self._settings.connections:
+            self._connections.append(self._client.connection(self._finished, self._check))
+            self._free.append(self._connections[-1])
         if self._free:
-            self._send(self._free.pop(), due, tally)
+            self._send(self._free.pop(), due, recorder)
         else:
-            self._waiting.append((due, tally))
+            self._waiting.append((due, recorder))
 
-    def _send(self, lane: Lane, since: float, tally: Tally) -> None:
+    def _send(self, connection: Connection, since: float, recorder: Recorder) -> None:
         request = self._pool[self._next]
         self._next = (self._next + 1) % len(self._pool)
-        lane.since, lane.tally = since, tally
+        connection.since, connection.recorder = since, recorder
         self._under_way += 1
-        tally.sent += len(request.message)
+        recorder.sent += len(request.message)
         timeout_s = self._settings.timeout_s
         if self._settings.rate is not None:
             delay = time.perf_counter() - since
-            tally.delays.add(delay)
+            recorder.delays.add(delay)
             timeout_s = max(timeout_s - delay, 0.001)
-        lane.send(request, timeout_s)
+        connection.send(request, timeout_s)
 
-    def _finished(self, lane: Lane, kind: str, reason: str, now: float, received: int) -> None:
-        request, lane.request = lane.request, None
+    def _finished(self, connection: Connection, kind: str, reason: str, now: float, received: int) -> None:
+        request, connection.request = connection.request, None
         if request is None or self._done.done():
             return
         self._under_way -= 1
         if kind == RIGHT:
-            lane.tally.right(lane.since, now, request.rows, received)
+            connection.recorder.right(connection.since, now, request.rows, received)
         else:
-            lane.tally.fault(kind, reason)
+            connection.recorder.fault(kind, reason)
         if kind != UNREACHABLE:
             self._alone_since = None
         elif self._alone_since is None:
             self._alone_since = now
         if self._settings.rate is not None:
-            self._continue_open(lane)
+            self._continue_open(connection)
         elif kind == UNREACHABLE:
-            asyncio.get_running_loop().call_later(RETRY_S, self._retry, lane)
+            asyncio.get_running_loop().call_later(RETRY_S, self._retry, connection)
         else:
-            self._issue(lane)
+            self._issue(connection)
 
-    def _retry(self, lane: Lane) -> None:
+    def _retry(self, connection: Connection) -> None:
         if not self._done.done():
-            self._issue(lane)
+            self._issue(connection)
 
-    def _continue_open(self, lane: Lane) -> None:
+    def _continue_open(self, connection: Connection) -> None:
         if self._waiting:
-            self._send(lane, *self._waiting.popleft())
+            self._send(connection, *self._waiting.popleft())
         else:
-            self._free.append(lane)
+            self._free.append(connection)
             self._end_if_idle()
 
     def _check(self, request: Request, content: Any) -> tuple[str, str]:
@@ -221,11 +221,11 @@ class Engine:
         now = time.perf_counter()
         overdue = now - self._settings.timeout_s
         while self._waiting and self._waiting[0][0] < overdue:
-            _, tally = self._waiting.popleft()
-            tally.fault(TIMED_OUT, "never sent: all connections were busy")
-        for lane in self._lanes:
-            if lane.request is not None and lane.since < overdue:
-                lane.expire()
+            _, recorder = self._waiting.popleft()
+            recorder.fault(TIMED_OUT, "never sent: all connections were busy")
+        for connection in self._connections:
+            if connection.request is not None and connection.since < overdue:
+                connection.expire()
         if self._alone_since is not None and now - self._alone_since > self._settings.give_up_s:
             self.stop(f"the server could not be reached for {self._settings.give_up_s:g} s")
             return
@@ -236,7 +236,7 @@ class Engine:
         self._sweeper = asyncio.get_running_loop().call_later(self._pause(), self._sweep)
 
     def _say(self) -> None:
-        tally = self._tally
-        phase = "warming up" if tally is self.warmup else "measuring"
-        faults = tally.ended - tally.counts[RIGHT]
-        self._progress(f"{phase}: {tally.counts[RIGHT]:,} right answers" + (f", {faults:,} faults" if faults else ""))
+        recorder = self._tally
+        phase = "warming up" if recorder is self.warmup else "measuring"
+        faults = recorder.ended - recorder.counts[RIGHT]
+        self._progress(f"{phase}: {recorder.counts[RIGHT]:,} right answers" + (f", {faults:,} faults" if faults else ""))

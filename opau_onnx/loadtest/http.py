@@ -10,20 +10,20 @@ from typing import Any
 
 from opau_onnx.loadtest import wire
 from opau_onnx.loadtest.answers import Answer, BadAnswerError, Model, Question, StatusError
-from opau_onnx.loadtest.connection import Check, Client, Finished, Lane, UnreachableError
-from opau_onnx.loadtest.http_connection import Address, Connection, Response, unreachable
+from opau_onnx.loadtest.connection import Check, Client, Connection, Finished, UnreachableError
+from opau_onnx.loadtest.http_connection import Address, HttpConnection, Response, unreachable
 from opau_onnx.loadtest.recorder import LOST, REFUSED, TIMED_OUT, UNREACHABLE, WRONG
 from opau_onnx.loadtest.response_checker import Request
 from opau_onnx.loadtest.settings import Settings, Target
 
 
-class HttpLane(Lane):
+class HttpLane(Connection):
     """One keep-alive connection, made anew when it ended."""
 
     def __init__(self, address: Address, finished: Finished, check: Check) -> None:
         super().__init__(finished, check)
         self._address = address
-        self._connection: Connection | None = None
+        self._connection: HttpConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -77,16 +77,16 @@ class HttpLane(Lane):
         if status == 200:
             kind, reason = self.check(self.request, content)
         else:
-            kind, reason = REFUSED if status == 429 else f"HTTP {status}", wire.why(content.body)
+            kind, reason = REFUSED if status == 429 else f"HTTP {status}", wire.reason(content.body)
         self._finish(kind, reason, arrived, len(content.body))
 
-    def malformed(self, why: str) -> None:
+    def malformed(self, reason: str) -> None:
         self._connection = None
-        self._finish(WRONG, why, time.perf_counter())
+        self._finish(WRONG, reason, time.perf_counter())
 
-    def lost(self, why: str) -> None:
+    def lost(self, reason: str) -> None:
         self._connection = None
-        self._finish(LOST, why, time.perf_counter())
+        self._finish(LOST, reason, time.perf_counter())
 
 
 class _Once:
@@ -99,12 +99,12 @@ class _Once:
         if not self.response.done():
             self.response.set_result(response)
 
-    def malformed(self, why: str) -> None:
-        self.lost(why)
+    def malformed(self, reason: str) -> None:
+        self.lost(reason)
 
-    def lost(self, why: str) -> None:
+    def lost(self, reason: str) -> None:
         if not self.response.done():
-            self.response.set_exception(UnreachableError(why))
+            self.response.set_exception(UnreachableError(reason))
 
 
 class HttpClient(Client):
@@ -120,7 +120,7 @@ class HttpClient(Client):
     def read(self, content: Any) -> Answer:
         return wire.read(content)
 
-    def lane(self, finished: Finished, check: Check) -> Lane:
+    def connection(self, finished: Finished, check: Check) -> Connection:
         return HttpLane(self._address, finished, check)
 
     async def server(self) -> Mapping[str, Any]:
@@ -170,7 +170,7 @@ class HttpClient(Client):
             if connection is not None:
                 connection.close()
         if status != 200:
-            raise StatusError(f"HTTP {status}", wire.why(content.body))
+            raise StatusError(f"HTTP {status}", wire.reason(content.body))
         return content
 
 

@@ -36,14 +36,14 @@ class Owner(Protocol):
     def answered(self, response: Response) -> None:
         """A whole answer came."""
 
-    def malformed(self, why: str) -> None:
+    def malformed(self, reason: str) -> None:
         """Something came that is not HTTP; the connection is closed."""
 
-    def lost(self, why: str) -> None:
+    def lost(self, reason: str) -> None:
         """The connection ended; it may have been between two requests."""
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """A connection and the answer that comes over it.
 
     Attributes:
@@ -120,11 +120,11 @@ class Connection(asyncio.Protocol):
         if not self.usable and self._transport is not None:
             self._transport.close()
 
-    def _malformed(self, why: str) -> None:
+    def _malformed(self, reason: str) -> None:
         owner = self.owner
         self.close()
         if owner is not None:
-            owner.malformed(f"the answer is not HTTP/1.1: {why}")
+            owner.malformed(f"the answer is not HTTP/1.1: {reason}")
 
     # What the parser calls.
 
@@ -164,7 +164,7 @@ class Address:
         self.target = target
         self._context = tls_context(settings) if target.tls else None
 
-    async def connect(self, owner: Owner) -> Connection:
+    async def connect(self, owner: Owner) -> HttpConnection:
         """A new connection.
 
         Raises:
@@ -173,7 +173,7 @@ class Address:
         loop = asyncio.get_running_loop()
         host = self.target.host if self._context is not None else None
         _, connection = await loop.create_connection(
-            lambda: Connection(owner), self.target.host, self.target.port, ssl=self._context, server_hostname=host
+            lambda: HttpConnection(owner), self.target.host, self.target.port, ssl=self._context, server_hostname=host
         )
         return connection
 

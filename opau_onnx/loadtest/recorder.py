@@ -70,7 +70,7 @@ class Latencies:
 
 
 @dataclass
-class Tally:
+class Recorder:
     """The requests of one phase.
 
     Attributes:

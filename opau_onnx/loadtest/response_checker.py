@@ -67,7 +67,7 @@ def _expected(tensor: Tensor, tolerance: Tolerance, scale: float) -> Expected:
     return Expected(tensor, values, tolerance.limit(values, tensor.datatype, scale))
 
 
-class Judge:
+class ResponseChecker:
     """Checks every answer.
 
     Args:
@@ -88,7 +88,7 @@ class Judge:
         except BadAnswerError as error:
             return WRONG, str(error)
         except StatusError as error:
-            return f"{error.status} with an error", error.why
+            return f"{error.status} with an error", error.reason
         request.known.append(content)
         del request.known[:-REMEMBERED]
         return RIGHT, ""

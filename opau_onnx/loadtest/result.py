@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from opau_onnx._version import __version__
 from opau_onnx.loadtest.answers import Model
-from opau_onnx.loadtest.recorder import RIGHT, Tally
+from opau_onnx.loadtest.recorder import RIGHT, Recorder
 from opau_onnx.loadtest.response_checker import Request
 from opau_onnx.loadtest.settings import Settings, Target
 
@@ -138,10 +138,10 @@ def _rate(count: int, seconds: float) -> float:
     return count / seconds if seconds else 0.0
 
 
-def _merged(*tallies: Tally) -> dict[str, dict[str, int]]:
+def _merged(*tallies: Recorder) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
-    for tally in tallies:
-        for kind, reasons in tally.reasons.items():
+    for recorder in tallies:
+        for kind, reasons in recorder.reasons.items():
             kept = found.setdefault(kind, {})
             for reason, count in reasons.items():
                 kept[reason] = kept.get(reason, 0) + count

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from opau_onnx.loadtest.answers import Answer, BadAnswerError, Model, Question, StatusError, Tensor
 from opau_onnx.loadtest.answers import tensor as tensor_of
-from opau_onnx.loadtest.connection import Check, Client, Finished, Lane, UnreachableError
+from opau_onnx.loadtest.connection import Check, Client, Connection, Finished, UnreachableError
 from opau_onnx.loadtest.recorder import LOST, REFUSED, TIMED_OUT, UNREACHABLE
 from opau_onnx.loadtest.response_checker import Request
 from opau_onnx.loadtest.settings import LoadTestError, Settings, Target
@@ -55,7 +55,7 @@ def outcome(error: grpc.aio.AioRpcError) -> tuple[str, str]:
     return code.name, details
 
 
-class GrpcLane(Lane):
+class GrpcLane(Connection):
     """One call at a time on a connection that it shares."""
 
     def __init__(self, infer: Infer, finished: Finished, check: Check) -> None:
@@ -98,7 +98,7 @@ class GrpcClient(Client):
         self._metadata = None if settings.token is None else (("authorization", f"Bearer {settings.token}"),)
         self._credentials = _credentials(settings) if target.tls else None
         self._channels: list[grpc.aio.Channel] = []
-        self._lanes = 0
+        self._connections = 0
         self._infer = self._connected()
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels[0])
 
@@ -139,10 +139,10 @@ class GrpcClient(Client):
         pairs = zip(response.outputs, raw, strict=True)
         return Answer(response.id, {one.name: Tensor(one.datatype, tuple(one.shape), bytes_) for one, bytes_ in pairs})
 
-    def lane(self, finished: Finished, check: Check) -> Lane:
-        if self._lanes and self._lanes % SHARING == 0:
+    def connection(self, finished: Finished, check: Check) -> Connection:
+        if self._connections and self._connections % SHARING == 0:
             self._infer = self._connected()
-        self._lanes += 1
+        self._connections += 1
         return GrpcLane(self._infer, finished, check)
 
     async def server(self) -> Mapping[str, Any]:

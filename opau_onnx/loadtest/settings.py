@@ -82,7 +82,7 @@ class Settings:
             raise LoadTestError("the bearer token is empty or holds other than printable ASCII characters")
 
     @property
-    def lanes(self) -> int:
+    def connections(self) -> int:
         """Most requests that are under way at once."""
         return self.clients or (16 if self.rate is None else 256)
 

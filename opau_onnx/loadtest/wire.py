@@ -118,7 +118,7 @@ def _from_json(one: Mapping[str, Any], datatype: str) -> bytes:
         raise BadAnswerError(f"output {one.get('name')!r} has neither binary_data_size nor numbers of its datatype") from None
 
 
-def why(body: bytes) -> str:
+def reason(body: bytes) -> str:
     """The server's words in the body of an answer that is an error."""
     try:
         text = json.loads(body)["error"]

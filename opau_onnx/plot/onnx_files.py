@@ -18,7 +18,7 @@ from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.sketches import InputSketch
 from opau_onnx.core.spec import OP_TYPES, Config
 from opau_onnx.errors import LoadError, SpecError, ValidationError
-from opau_onnx.graph.lookup import collapsed_form, find_sites
+from opau_onnx.graph.lookup import collapsed_form, find_activations
 from opau_onnx.graph.metadata import MODULE
 from opau_onnx.graph.nodes import attribute_tensor, opau_nodes, read_coefficients, read_config
 from opau_onnx.graph.save import add_outputs
@@ -57,7 +57,7 @@ def of_file(path: Path, data: Samples | str | Path | None, samples: int) -> Subj
 
 def _nothing(path: Path, model: ir.Model) -> str:
     text = f"{path} holds no learned activation (OrthogonalPade or FixedOrthogonalPade)"
-    form, sites = collapsed_form(model), find_sites(model)
+    form, sites = collapsed_form(model), find_activations(model)
     if form is None:
         return f"{text}; there is nothing to draw"
     return f"{text}: opau-collapse turned {len(sites)} into operators ({form} form). Draw the file that it was made from"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from opau_onnx.compare.batches import Batch, of_samples
-from opau_onnx.compare.hooks import Call, watching
+from opau_onnx.compare.hooks import Call, activation_hooks
 from opau_onnx.compare.sketches import SAMPLE, InputSketch
 from opau_onnx.core import oracle
 from opau_onnx.core.fitting import Fit
@@ -176,7 +176,7 @@ def _watch(source: Source, parts: Sequence[Batch], *, keep: bool) -> tuple[dict[
 
     dtype = model_dtype(source.model)
     try:
-        with torch.no_grad(), watching(source.model, sink):
+        with torch.no_grad(), activation_hooks(source.model, sink):
             for part in parts:
                 source.model(*cast_inputs(part.inputs, dtype))
     except Exception as error:  # the model's own code

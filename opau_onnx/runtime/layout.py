@@ -61,9 +61,9 @@ def rewrite(model: onnx.ModelProto, block: int = 0) -> Rewritten:
         after = [n for n in graph.node if node.output[0] in n.input]
         if before is None or not _is(before, "ReorderOutput") or not any(_is(n, "ReorderInput") for n in after):
             continue
-        why = _obstacle(model, node, before, after, readers, block)
-        if why is not None:
-            kept[node.name] = why
+        reason = _obstacle(model, node, before, after, readers, block)
+        if reason is not None:
+            kept[node.name] = reason
             continue
         if _int(node, "groups", 1) != 1:
             node.attribute.append(onnx.helper.make_attribute(BLOCK, block))

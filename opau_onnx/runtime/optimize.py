@@ -52,16 +52,16 @@ def blocked_session(
         providers: of the session.
         library: path of the op library.
     """
-    why = _unsuitable(model, options)
-    if why is None:
+    reason = _unsuitable(model, options)
+    if reason is None:
         path = cache_folder() / "layout" / f"{_key(model, library)}.onnx"
         try:
             return _kept_session(path, options, providers) or _made_session(path, model, options, providers)
-        except _NotApplicableError as reason:
-            why = str(reason)
+        except _NotApplicableError as error:
+            reason = str(error)
         except Exception as error:  # of onnxruntime or the file system: the plain session is always there
-            why = f"{type(error).__name__}: {error}"
-    logger.info("activations stay outside onnxruntime's blocked layout: %s", why)
+            reason = f"{type(error).__name__}: {error}"
+    logger.info("activations stay outside onnxruntime's blocked layout: %s", reason)
     return None
 
 
@@ -198,8 +198,8 @@ def _make(model: bytes, options: Any, providers: list[Any]) -> tuple[Any, bytes]
             plain = onnxruntime.InferenceSession(model, options, providers=providers)
         optimized = onnx.load(path)
     found = rewrite(optimized, block_size(options.use_per_session_threads))
-    for name, why in found.kept.items():
-        logger.info("%s stays outside onnxruntime's blocked layout: %s", name, why)
+    for name, reason in found.kept.items():
+        logger.info("%s stays outside onnxruntime's blocked layout: %s", name, reason)
     if not found.removed:
         raise _NotApplicableError("none of them can run inside it")
     content: bytes = optimized.SerializeToString()

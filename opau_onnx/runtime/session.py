@@ -82,7 +82,7 @@ def create_session(
     contents = models.read(source)
     options = session_options if session_options is not None else onnxruntime.SessionOptions()
     _keep_record(options)
-    registered, why = _register(options, contents, library)
+    registered, reason = _register(options, contents, library)
     providers = _providers(device, provider_options, registered)
     data = str(source) if isinstance(source, Path) else source if isinstance(source, bytes) else source.SerializeToString()
     session = None
@@ -91,7 +91,7 @@ def create_session(
     if session is None:
         session = _open(data, options, providers, registered)
     _check_device(session, device)
-    _say(assignments(session), bool(contents.nodes), session, why)
+    _say(assignments(session), bool(contents.nodes), session, reason)
     return session
 
 
@@ -108,19 +108,19 @@ def _register(options: Any, contents: models.Contents, library: Any) -> tuple[st
     """(path of the library that is registered on the options now, why it is not)."""
     if library is False:
         return None, "library=False"
-    why = contents.uncovered()
+    reason = contents.uncovered()
     path: str | None = None
-    if why is None:
+    if reason is None:
         try:
             path = get_library_path() if library in ("auto", True) else str(Path(library).resolve(strict=True))
         except LibraryError as error:
-            why = str(error)
+            reason = str(error)
         except OSError:
             raise LibraryError(f"there is no library at {library}; name the file, or leave `library` out") from None
     if path is None:
         if library != "auto":
-            raise LibraryError(f"the op library cannot be used: {why}")
-        return None, why
+            raise LibraryError(f"the op library cannot be used: {reason}")
+        return None, reason
     if options not in _registered_on:
         try:
             options.register_custom_ops_library(path)
@@ -135,20 +135,20 @@ def _providers(device: Device, provider_options: dict[str, Any] | None, register
 
     if device == "cpu":
         return [CPU]
-    why = None
+    reason = None
     if CUDA not in onnxruntime.get_available_providers():
-        why = f"this onnxruntime ({onnxruntime.__version__}) has no {CUDA}; install onnxruntime-gpu"
+        reason = f"this onnxruntime ({onnxruntime.__version__}) has no {CUDA}; install onnxruntime-gpu"
     elif not _has_driver():
-        why = "this machine has no NVIDIA driver (libcuda), so no CUDA device"
+        reason = "this machine has no NVIDIA driver (libcuda), so no CUDA device"
     elif registered is not None and not build_info().get("cuda"):
         # Registered for the CPU only, every activation would run there and its tensors travel to and fro.
-        reason = build_info().get("cuda_reason")
-        why = f"the op library was built without CUDA ({reason}); build it with nvcc, or pass library=False"
-    if why is None:
+        cause = build_info().get("cuda_reason")
+        reason = f"the op library was built without CUDA ({cause}); build it with nvcc, or pass library=False"
+    if reason is None:
         return [(CUDA, provider_options or {}), CPU]
     if device == "cuda":
-        raise DeviceError(f"device='cuda' was asked for, but {why}")
-    logger.info("no CUDA: %s", why)
+        raise DeviceError(f"device='cuda' was asked for, but {reason}")
+    logger.info("no CUDA: %s", reason)
     return [CPU]
 
 
@@ -195,11 +195,11 @@ def _check_device(session: Any, device: Device) -> None:
         )
 
 
-def _say(found: list[Assignment], expected: bool, session: Any, why: str | None) -> None:
+def _say(found: list[Assignment], expected: bool, session: Any, reason: str | None) -> None:
     if not expected:
         logger.info("the model has no learned activation; providers: %s", ", ".join(session.get_providers()))
         return
     for assignment in found:
         logger.info("%s", assignment)
-    if why is not None and why != "library=False":
-        logger.warning("the learned activations run as function bodies, which is slow: %s", why)
+    if reason is not None and reason != "library=False":
+        logger.warning("the learned activations run as function bodies, which is slow: %s", reason)

@@ -81,12 +81,12 @@ def _mixed(settings: ModelSettings, runner: Runner, opened: Opened, row: dict[st
     Raises:
         LoadError: it must not, and was asked for.
     """
-    why = warmup.mixed(runner, opened, row, largest)
-    if why is not None and settings.cuda_graph:  # it pads, so others' rows are always there
-        raise LoadError(f"cuda_graph was asked for, but {why}; leave it out")
-    if why is not None and settings.max_batch_size is not None:
-        raise LoadError(f"max_batch_size is {largest}, but {why}; set it to 0, or batch_check to false where that is meant")
-    return why or ""
+    reason = warmup.mixed(runner, opened, row, largest)
+    if reason is not None and settings.cuda_graph:  # it pads, so others' rows are always there
+        raise LoadError(f"cuda_graph was asked for, but {reason}; leave it out")
+    if reason is not None and settings.max_batch_size is not None:
+        raise LoadError(f"max_batch_size is {largest}, but {reason}; set it to 0, or batch_check to false where that is meant")
+    return reason or ""
 
 
 class ServedModel:

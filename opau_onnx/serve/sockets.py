@@ -56,5 +56,5 @@ def _refused(host: str, port: int, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = error.strerror or error
-        raise LoadError(f"cannot listen on {host}, port {port}: {why}; choose another with {option}") from None
+        reason = error.strerror or error
+        raise LoadError(f"cannot listen on {host}, port {port}: {reason}; choose another with {option}") from None

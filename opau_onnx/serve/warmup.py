@@ -26,15 +26,15 @@ def batch_size(settings: ModelSettings, opened: Opened) -> tuple[int, str]:
     """
     if settings.max_batch_size == 0:
         return 0, "max_batch_size is 0"
-    why = _fixed(opened)
-    if why is None:
+    reason = _fixed(opened)
+    if reason is None:
         return settings.max_batch_size or DEFAULT_MAX_BATCH_SIZE, ""
     if settings.max_batch_size is not None:
         raise LoadError(
-            f"max_batch_size is {settings.max_batch_size}, but {why}; export {settings.path} with a dynamic batch, "
+            f"max_batch_size is {settings.max_batch_size}, but {reason}; export {settings.path} with a dynamic batch, "
             "or set it to 0"
         )
-    return 0, why
+    return 0, reason
 
 
 def _fixed(opened: Opened) -> str | None:
@@ -122,9 +122,9 @@ def mixed(runner: Runner, opened: Opened, row: dict[str, tuple[int, ...]], limit
     for i in range(rows):
         alone = runner.run({name: array[i : i + 1] for name, array in whole.items()})
         for spec in opened.outputs:
-            why = _different(spec, together[spec.name], alone[spec.name], i, rows)
-            if why:
-                return why
+            reason = _different(spec, together[spec.name], alone[spec.name], i, rows)
+            if reason:
+                return reason
     return None
 
 

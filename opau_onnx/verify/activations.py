@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from opau_onnx.compare import curves, isolated
-from opau_onnx.compare.hooks import Call, Key, watching
-from opau_onnx.compare.isolated import Alone, Function, Opener
+from opau_onnx.compare.hooks import Call, Key, activation_hooks
+from opau_onnx.compare.isolated import Function, IsolatedCheck, Opener
 from opau_onnx.compare.runtimes import runtime_class
 from opau_onnx.compare.sketches import InputSketch
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
-from opau_onnx.graph.lookup import Site
+from opau_onnx.graph.lookup import ActivationLocation
 from opau_onnx.graph.nodes import node_attributes
 from opau_onnx.io.source import Source
 from opau_onnx.nn.casting import model_dtype, tensors_by_name
@@ -31,20 +31,20 @@ class ActivationResult:
     Attributes:
         site: where it is in the file.
         key: the call in PyTorch that it stands for; None where the names tell of none.
-        why: what could not be compared, and why.
+        reason: what could not be compared, and why.
         function: what PyTorch computes.
         stored: the coefficients; None where the file does not hold them as such.
-        alone: by runtime.
+        checks: by runtime.
         inputs: what it really gets.
         curve: what is drawn; None where nothing could be.
     """
 
-    site: Site
+    site: ActivationLocation
     key: Key | None
-    why: str
+    reason: str
     function: Function | None = None
     stored: list[Stored] | None = None
-    alone: dict[str, Alone] = field(default_factory=dict)
+    checks: dict[str, IsolatedCheck] = field(default_factory=dict)
     inputs: InputSketch | None = None
     curve: dict[str, Any] | None = None
 
@@ -61,14 +61,14 @@ class ActivationResult:
 
     @property
     def judged(self) -> bool:
-        """True where anything could be compared; else ``why`` holds the reason."""
-        return bool(self.stored) or any(a.comparison for a in self.alone.values())
+        """True where anything could be compared; else ``reason`` holds the reason."""
+        return bool(self.stored) or any(a.comparison for a in self.checks.values())
 
     @property
     def equal(self) -> bool:
         """The verdict; True where nothing could be compared."""
         stored = all(s.equal for s in self.stored or ())
-        return stored and self.same_config and all(a.equal for a in self.alone.values())
+        return stored and self.same_config and all(a.equal for a in self.checks.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -78,7 +78,7 @@ class ActivationResult:
             "module": self.site.module,
             "kind": self.site.kind,
             "matched": self.key is not None,
-            "why": self.why,
+            "reason": self.reason,
             "equal": self.equal if self.judged else None,
             "approximation": asdict(self.site.approximation) if self.site.approximation else None,
             "config": _config(self.config),
@@ -87,7 +87,7 @@ class ActivationResult:
                 "numerator": function.numerator.double().tolist(), "denominator": function.denominator.double().tolist(),
             },
             "stored": None if self.stored is None else [s.as_dict() for s in self.stored],
-            "alone": {name: a.as_dict() for name, a in self.alone.items()},
+            "checks": {name: a.as_dict() for name, a in self.checks.items()},
             "inputs": self.inputs.as_dict() if self.inputs else None,
             "curve": self.curve,
         }  # fmt: skip
@@ -106,7 +106,7 @@ def calls_of(source: Source) -> dict[Key, Call]:
 
     dtype = model_dtype(source.model)
     inputs = [x.to(dtype) if x.is_floating_point() else x for x in source.inputs]
-    with torch.no_grad(), watching(source.model, keep):
+    with torch.no_grad(), activation_hooks(source.model, keep):
         source.model(*inputs)
     return found
 
@@ -131,18 +131,18 @@ def check_activations(
         sketches: of what each activation gets.
         loose: one that was approximated on purpose may differ by as much as the file says.
     """
-    return [_check(file, site, key, why or site.why, calls, sketches, loose) for site, key, why in file.matched]
+    return [_check(file, site, key, why or site.reason, calls, sketches, loose) for site, key, why in file.matched]
 
 
 def _check(
-    file: VerifiedFile, site: Site, key: Key | None, why: str, calls: Mapping[Key, Call], sketches: Mapping[Key, InputSketch],
-    loose: bool,
+    file: VerifiedFile, site: ActivationLocation, key: Key | None, reason: str, calls: Mapping[Key, Call],
+    sketches: Mapping[Key, InputSketch], loose: bool,
 ) -> ActivationResult:  # fmt: skip
     if key is None or key not in calls:
-        text = why or f"PyTorch calls the module {site.module!r} less often than the file"
+        text = reason or f"PyTorch calls the module {site.module!r} less often than the file"
         return ActivationResult(site, None, text)
     function, sketch = Function.of(calls[key], file.kind), sketches.get(key)
-    found = ActivationResult(site, key, why, function, weight_diff.coefficients(file.model, site, function), inputs=sketch)
+    found = ActivationResult(site, key, reason, function, weight_diff.coefficients(file.model, site, function), inputs=sketch)
     if site.x is None or site.y is None:
         return found
     shape = tuple(calls[key].x.shape)
@@ -150,11 +150,11 @@ def _check(
         points = curves.points(sketch, isolated.channels(function, shape))
         x = isolated.inputs(function, shape, points)
     except ValidationError as error:
-        found.why = str(error)
+        found.reason = str(error)
         return found
-    alone = isolated.alone(site.node, function, file.model, site, x, openers(file), loose=loose)
-    found.curve = curves.drawn(function, points.numel(), x, alone)
-    found.alone = {name: replace(a, values=None) for name, a in alone.items()}
+    checks = isolated.check_isolated(site.node, function, file.model, site, x, openers(file), loose=loose)
+    found.curve = curves.drawn(function, points.numel(), x, checks)
+    found.checks = {name: replace(a, values=None) for name, a in checks.items()}
     return found
 
 

@@ -85,8 +85,8 @@ class Row:
 
     Attributes:
         activation: the name of the layer; "" for the model's results.
-        what: "input", "output", "alone" or "result".
-        place: as the report has it; {} for "alone".
+        what: "input", "output", "isolated" or "result".
+        place: as the report has it; {} for "isolated".
         comparisons: by runtime.
         first: runtimes whose error is beyond the tolerance here, and nowhere before.
     """
@@ -103,12 +103,12 @@ def layer_rows(layers: dict[str, Any]) -> list[Row]:
     rows = []
     for layer in layers["activations"]:
         rows += [Row(layer["node"], p["what"], p, p["runtimes"]) for p in layer["places"]]
-        alone = {name: a["comparison"] for name, a in layer["alone"].items() if a["comparison"]}
-        if alone:
-            rows.append(Row(layer["node"], "alone", {}, alone))
+        checks = {name: a["comparison"] for name, a in layer["checks"].items() if a["comparison"]}
+        if checks:
+            rows.append(Row(layer["node"], "isolated", {}, checks))
     rows += [Row("", "result", p, p["runtimes"]) for p in layers["results"]]
     beyond: set[str] = set()
-    for row in (r for r in rows if r.what != "alone"):
+    for row in (r for r in rows if r.what != "isolated"):
         new = [name for name, found in row.comparisons.items() if not found["equal"] and name not in beyond]
         row.first, beyond = new, beyond | set(new)
     return rows
@@ -116,13 +116,12 @@ def layer_rows(layers: dict[str, Any]) -> list[Row]:
 
 def layer_chart(rows: Sequence[Row]) -> Chart | None:
     """The share of the tolerance that the error uses, from place to place."""
-    rows = [row for row in rows if row.what != "alone"]
+    rows = [row for row in rows if row.what != "isolated"]
     names = list(dict.fromkeys(name for row in rows for name in row.comparisons))
     if not names or len(rows) < 2:
         return None
     shares = {
-        name: [number(c["tolerance_needed"]) if (c := row.comparisons.get(name)) else math.nan for row in rows]
-        for name in names
+        name: [number(c["tolerance_used"]) if (c := row.comparisons.get(name)) else math.nan for row in rows] for name in names
     }
     finite = [v for values in shares.values() for v in values if math.isfinite(v)]
     top = min(max(1.0, math.ceil(log10(max(finite, default=1.0), LEAST_SHARE) + 0.2)), math.log10(LEAST_SHARE) + DECADES)

@@ -19,7 +19,7 @@ from opau_onnx.compare.runtimes import runtime_class
 from opau_onnx.errors import LoadError, ValidationError
 from opau_onnx.graph.axes import Axes, open_axes
 from opau_onnx.graph.dtypes import NAMES
-from opau_onnx.graph.lookup import Site, collapsed_form, find_sites
+from opau_onnx.graph.lookup import ActivationLocation, collapsed_form, find_activations
 from opau_onnx.io.source import Source, sha256
 from opau_onnx.nn.casting import DTYPES, dtype_name
 from opau_onnx.verify.runs import Run
@@ -47,7 +47,7 @@ class VerifiedFile:
     axes: Axes
     outputs: list[str]
     fixed: int | None
-    matched: list[tuple[Site, Key | None, str]]
+    matched: list[tuple[ActivationLocation, Key | None, str]]
     runs: list[Run] = field(default_factory=list)
 
     @property
@@ -90,7 +90,7 @@ def read_file(path: Path, source: Source) -> VerifiedFile:
             f"{path} has {len(names)} inputs ({', '.join(names)}), {source.name} has {len(source.inputs)}; is it of this model?"
         )
     axes = open_axes(model)
-    found = match(find_sites(model), source.model)
+    found = match(find_activations(model), source.model)
     outputs = [str(v.name) for v in model.graph.outputs]
     return VerifiedFile(path, sha256(path), model, _dtype(path, model), axes, outputs, _fixed(model), found)
 

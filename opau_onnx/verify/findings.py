@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from opau_onnx.compare.isolated import Alone
+from opau_onnx.compare.isolated import IsolatedCheck
 from opau_onnx.graph.nodes import node_attributes
 from opau_onnx.verify.activations import ActivationResult
 from opau_onnx.verify.layers import Inside, Layer, Place
@@ -51,39 +51,39 @@ def of_activation(file: str, found: ActivationResult) -> Iterator[Finding]:
             yield Finding("coefficients", True, file, where, (), f"{where}: {_stored(f'the {stored.name}', stored)}")
     if not found.same_config:
         yield Finding("configuration", True, file, where, (), f"{where}: {_configuration(found)}")
-    if failing := _failing(found.alone):
-        worst = found.alone[failing[0]]
+    if failing := _failing(found.checks):
+        worst = found.checks[failing[0]]
         assert worst.comparison is not None
         text = (
             f"{where} by itself gives {worst.comparison.actual:.9g} for x = {worst.input:.9g} in {' and '.join(failing)}, "
-            f"PyTorch {worst.comparison.expected:.9g}: {worst.needs:.3g} times the tolerance"
+            f"PyTorch {worst.comparison.expected:.9g}: {worst.tolerance_used:.3g} times the tolerance"
         )
         yield Finding("activation", True, file, where, failing, text)
-    if losing := tuple(name for name, a in found.alone.items() if a.nan_kept is False and a.nan_counts):
+    if losing := tuple(name for name, a in found.checks.items() if a.nan_kept is False and a.nan_counts):
         text = f"{where} gives a number for NaN in {' and '.join(losing)}; PyTorch gives NaN"
         yield Finding("activation", True, file, where, losing, text)
-    for runtime, alone in found.alone.items():
-        if alone.comparison is None:
-            text = f"{where} was not run alone in {runtime}: {alone.why}"
+    for runtime, checks in found.checks.items():
+        if checks.comparison is None:
+            text = f"{where} was not run isolated in {runtime}: {checks.reason}"
             yield Finding("note", False, file, where, (runtime,), text)
     if found.site.approximation is not None:
         yield Finding("note", False, file, where, (), f"{where} was {found.site.approximation}")
-    if found.why:
-        yield Finding("note", False, file, where, (), f"{where}: {found.why}")
+    if found.reason:
+        yield Finding("note", False, file, where, (), f"{where}: {found.reason}")
 
 
-def _failing(alone: Mapping[str, Alone]) -> tuple[str, ...]:
+def _failing(checks: Mapping[str, IsolatedCheck]) -> tuple[str, ...]:
     """Runtimes in which an activation differs, the worst first."""
-    names = [name for name, a in alone.items() if a.comparison is not None and not a.comparison.equal]
-    return tuple(sorted(names, key=lambda name: -alone[name].needs))
+    names = [name for name, a in checks.items() if a.comparison is not None and not a.comparison.equal]
+    return tuple(sorted(names, key=lambda name: -checks[name].tolerance_used))
 
 
 def of_nan(file: str, activations: Sequence[ActivationResult]) -> Iterator[Finding]:
     """Runtimes whose own arithmetic loses NaN, each once."""
     losing: dict[str, list[str]] = {}
     for found in activations:
-        for runtime, alone in found.alone.items():
-            if alone.nan_kept is False and not alone.nan_counts:
+        for runtime, checks in found.checks.items():
+            if checks.nan_kept is False and not checks.nan_counts:
                 losing.setdefault(runtime, []).append(found.site.node)
     for runtime, nodes in losing.items():
         text = f"{runtime} gives a number for NaN where PyTorch gives NaN, in {', '.join(nodes)}"
@@ -125,13 +125,11 @@ def of_run(file: str, run: Run, least: float | None) -> Iterator[Finding]:
 def _worst(output: OutputErrors) -> str:
     worst = output.worst
     assert worst is not None
-    if not worst.worst_index and math.isnan(worst.expected) and math.isinf(worst.tolerance_needed):
+    if not worst.worst_index and math.isnan(worst.expected) and math.isinf(worst.tolerance_used):
         return worst.name.removeprefix(f"{output.name}, ")  # another shape
     at = f"sample {output.sample}, index {list(worst.worst_index[1:])}"
     at = at if output.sample is not None else f"{output.batch}, index {list(worst.worst_index)}"
-    return (
-        f"is {worst.actual:.9g} at {at}; PyTorch gives {worst.expected:.9g}: {worst.tolerance_needed:.3g} times the tolerance"
-    )
+    return f"is {worst.actual:.9g} at {at}; PyTorch gives {worst.expected:.9g}: {worst.tolerance_used:.3g} times the tolerance"
 
 
 def of_layers(file: str, inside: Inside, known: Collection[tuple[str, str]], *, fails: bool) -> Iterator[Finding]:
@@ -149,24 +147,24 @@ def of_layers(file: str, inside: Inside, known: Collection[tuple[str, str]], *, 
         if found is not None:
             where, text = _beyond(*found, matched=any(layer.places for layer in inside.layers))
             error = found[1].comparisons[runtime]
-            size = f"{error.max_abs_error:.3g}, {error.tolerance_needed:.3g} times what rounding explains"
+            size = f"{error.max_abs_error:.3g}, {error.tolerance_used:.3g} times what rounding explains"
             beyond.setdefault(text, (where, []))[1].append(f"{runtime} ({size})")
     for text, (where, parts) in beyond.items():
         runtimes = tuple(part.partition(" ")[0] for part in parts)
         sentence = f"the error first grows beyond its tolerance {text}: {', '.join(parts)}"
         yield Finding("layer", fails, file, where, runtimes, sentence)
     for layer in inside.layers:
-        failing = tuple(name for name in _failing(layer.alone) if (layer.node, name) not in known)
+        failing = tuple(name for name in _failing(layer.checks) if (layer.node, name) not in known)
         if failing:
-            worst = layer.alone[failing[0]]
+            worst = layer.checks[failing[0]]
             error_text = f"{worst.comparison.max_abs_error:.3g}" if worst.comparison else ""
             text = (
                 f"{layer.node}, fed with PyTorch's own input, errs by {error_text} in {' and '.join(failing)}: "
-                f"{worst.needs:.3g} times the tolerance"
+                f"{worst.tolerance_used:.3g} times the tolerance"
             )
             yield Finding("activation", True, file, layer.node, failing, text)
-    for runtime, why in inside.not_run.items():
-        yield Finding("note", False, file, "", (runtime,), f"{runtime} could not be looked into: {why}")
+    for runtime, reason in inside.not_run.items():
+        yield Finding("note", False, file, "", (runtime,), f"{runtime} could not be looked into: {reason}")
 
 
 def _beyond(layer: Layer | None, place: Place, *, matched: bool) -> tuple[str, str]:

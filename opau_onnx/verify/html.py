@@ -120,7 +120,7 @@ def _not_run(report: dict[str, Any]) -> list[dict[str, Any]]:
             if run["status"] == NOT_RUN:
                 found.setdefault(run["name"], run["reason"])
     ran = {r["name"] for f in report["files"] for r in f["runtimes"] if r["status"] != NOT_RUN}
-    rows = [{"name": n, "reason": why, "asked": n in report["missing"]} for n, why in found.items() if n not in ran]
+    rows = [{"name": n, "reason": reason, "asked": n in report["missing"]} for n, reason in found.items() if n not in ran]
     return sorted(rows, key=lambda row: not row["asked"])
 
 
@@ -158,11 +158,11 @@ def _torch_rows(file: dict[str, Any], ran: list[dict[str, Any]]) -> list[tuple[s
 
 
 def _activation(found: dict[str, Any], numbered: Any) -> dict[str, Any]:
-    alone = [(name, a) for name, a in found["alone"].items() if name != TORCH]
+    checks = [(name, a) for name, a in found["checks"].items() if name != TORCH]
     stored = found["stored"]
     return {
         "content": found,
         "charts": [numbered(chart) for chart in figures.activation_charts(found)],
-        "alone": alone,
+        "checks": checks,
         "wrong": [s for s in stored or () if not s["equal"]],
     }

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx.compare.grids import LARGEST
-from opau_onnx.compare.hooks import Key, Tapped
-from opau_onnx.compare.isolated import Alone, Function, Opener, alone
+from opau_onnx.compare.hooks import Key, WithActivations
+from opau_onnx.compare.isolated import Function, IsolatedCheck, Opener, check_isolated
 from opau_onnx.compare.loop import compare_output
 from opau_onnx.compare.policies import ToleranceConfig, largest
 from opau_onnx.compare.references import Expected, TorchReference
 from opau_onnx.compare.tensors import Comparison, distances
 from opau_onnx.errors import ValidationError
-from opau_onnx.graph.lookup import Site
+from opau_onnx.graph.lookup import ActivationLocation
 from opau_onnx.graph.save import add_outputs
 from opau_onnx.nn.casting import cast_inputs
 
@@ -33,7 +33,7 @@ ROOM = 2**21
 """So many values are looked at in one run at most, as long as the batch can be cut."""
 LISTED = 12
 """So many operators are named between two places at most."""
-Matched = Sequence[tuple[Site, Key | None, str]]
+Matched = Sequence[tuple[ActivationLocation, Key | None, str]]
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Place:
         values = np.asarray(values, dtype=np.float64)
         new = compare_output(self.name, expected, values, kind, options)
         old = self.comparisons.get(runtime)
-        if old is None or new.tolerance_needed > old.tolerance_needed:
+        if old is None or new.tolerance_used > old.tolerance_used:
             self.comparisons[runtime] = new
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,16 +84,16 @@ class Layer:
 
     Attributes:
         node, module: its names.
-        why: what cannot be looked at, and why.
+        reason: what cannot be looked at, and why.
         places: its input and output, as far as the file holds them.
-        alone: by runtime, fed with PyTorch's own input.
+        checks: by runtime, fed with PyTorch's own input.
     """
 
     node: str
     module: str
-    why: str
+    reason: str
     places: list[Place] = field(default_factory=list)
-    alone: dict[str, Alone] = field(default_factory=dict)
+    checks: dict[str, IsolatedCheck] = field(default_factory=dict)
 
     def growth(self, runtime: str) -> float | None:
         """The error of its output over that of its input; None where one is not known or is 0."""
@@ -106,10 +106,10 @@ class Layer:
         return {
             "node": self.node,
             "module": self.module,
-            "why": self.why,
+            "reason": self.reason,
             "places": [p.as_dict() for p in self.places],
             "growth": {r: self.growth(r) for r in runtimes},
-            "alone": {name: a.as_dict() for name, a in self.alone.items()},
+            "checks": {name: a.as_dict() for name, a in self.checks.items()},
         }
 
 
@@ -162,7 +162,7 @@ class Subject:
         openers: makers of each runtime.
         options: seed of the nudges.
         cut: whether a batch may be shortened.
-        loose: as :func:`opau_onnx.compare.isolated.alone` takes it.
+        loose: as :func:`opau_onnx.compare.isolated.check_isolated` takes it.
     """
 
     source: nn.Module
@@ -184,12 +184,12 @@ def look_inside(subject: Subject, batches: Iterable[Sequence[Tensor]]) -> Inside
         ValidationError: nothing can be looked at: see :func:`opau_onnx.graph.save.add_outputs`.
     """
     model = ir.load(subject.path)
-    layers = {site.node: Layer(site.node, site.module, why or site.why) for site, _, why in subject.matched}
+    layers = {site.node: Layer(site.node, site.module, reason or site.reason) for site, _, reason in subject.matched}
     results = [Place("result", str(v.name)) for v in model.graph.outputs]
     places, values, keys = _places(subject.matched, model, layers)
     _between(model, [*zip(values, places, strict=True), *zip(model.graph.outputs, results, strict=True)])
     tapped = add_outputs(model, values)
-    reference = TorchReference(Tapped(subject.source), subject.dtype, subject.options.seed)
+    reference = TorchReference(WithActivations(subject.source), subject.dtype, subject.options.seed)
     not_run: dict[str, str] = {}
     for batch in batches:
         inputs = _shortened(reference, cast_inputs(batch, subject.dtype), subject.cut)
@@ -238,7 +238,7 @@ def _shortened(reference: TorchReference, inputs: tuple[Tensor, ...], cut: bool)
 
 def _by_key(reference: TorchReference, taps: Sequence[Expected]) -> dict[tuple[Key, str], Expected]:
     single = reference.single
-    assert isinstance(single, Tapped)
+    assert isinstance(single, WithActivations)
     keys = [(key, what) for key in single.keys for what in ("input", "output")]
     return dict(zip(keys, taps, strict=True))
 
@@ -261,10 +261,16 @@ def _isolate(subject: Subject, layers: dict[str, Layer], inner: dict[tuple[Key, 
             values = values[: max(LARGEST // max(values[:1].size, 1), 1)]
         function = subject.functions[key]
         layer, x = layers[site.node], torch.from_numpy(values).to(function.dtype)
-        for name, new in alone(site.node, function, subject.model, site, x, subject.openers, loose=subject.loose).items():
-            old = layer.alone.get(name)
-            if old is None or old.comparison is None or (new.comparison is not None and new.needs > old.needs):
-                layer.alone[name] = replace(new, values=None)
+        for name, new in check_isolated(
+            site.node, function, subject.model, site, x, subject.openers, loose=subject.loose
+        ).items():
+            old = layer.checks.get(name)
+            if (
+                old is None
+                or old.comparison is None
+                or (new.comparison is not None and new.tolerance_used > old.tolerance_used)
+            ):
+                layer.checks[name] = replace(new, values=None)
 
 
 def _between(model: ir.Model, places: Sequence[tuple[ir.Value, Place]]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from opau_onnx.compare.agreement import TopKAgreement, are_classes
 from opau_onnx.compare.batches import Batch, Batches
-from opau_onnx.compare.hooks import watching
+from opau_onnx.compare.hooks import activation_hooks
 from opau_onnx.compare.loop import compare_output
 from opau_onnx.compare.policies import ToleranceConfig, largest
 from opau_onnx.compare.references import Expected, TorchReference
@@ -54,7 +54,7 @@ class OutputErrors:
             self.absolute.add(errors)
             self.relative.add(relative(errors, want))
             self.ulp.add(errors / unit)
-        if self.worst is None or found.tolerance_needed > self.worst.tolerance_needed:
+        if self.worst is None or found.tolerance_used > self.worst.tolerance_used:
             self.worst, self.batch, self.sample = found, batch.name, None
             if batch.start is not None and found.worst_index and want.shape[0] == batch.rows:
                 self.sample = batch.start + found.worst_index[0]
@@ -188,7 +188,7 @@ def _dtype(reference: TorchReference) -> Any:
 def _expected(work: Work, own: TorchRun, batch: Batch, inputs: Sequence[Any]) -> list[Expected]:
     begin = time.perf_counter()
     try:
-        with watching(work.reference.single, work.watcher):
+        with activation_hooks(work.reference.single, work.watcher):
             found = work.reference.expect(inputs)
     except ValidationError:
         raise
@@ -243,7 +243,7 @@ def _run_batch(
         output.add(batch, want, got, work.reference.kind, work.options)
         for output, want, got in zip(run.outputs, expected, found, strict=True)
     ]
-    run.needed.append(max((c.tolerance_needed for c in used), default=0.0))
+    run.needed.append(max((c.tolerance_used for c in used), default=0.0))
     if classes is not None and np.shape(found[classes]) == np.shape(expected[classes].values):
         run.labels = run.labels or TopKAgreement()
         _count(run.labels, batch, found[classes], expected[classes].values)

@@ -15,7 +15,7 @@ from torch import Tensor
 from opau_onnx.compare.isolated import Function
 from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.errors import ValidationError
-from opau_onnx.graph.lookup import Site
+from opau_onnx.graph.lookup import ActivationLocation
 from opau_onnx.graph.nodes import constant
 from opau_onnx.graph.save import serialized
 
@@ -77,7 +77,7 @@ def _note(want: Any, got: Any) -> str:
     return ""
 
 
-def coefficients(model: ir.Model, site: Site, function: Function) -> list[Stored] | None:
+def coefficients(model: ir.Model, site: ActivationLocation, function: Function) -> list[Stored] | None:
     """Numerator and denominator of a learned activation; None where the file does not hold them as such.
 
     Coefficients that the file computes (from ones of 16 bits, say) are computed.

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from opau_onnx.collapse.api import clean
 from opau_onnx.collapse.passes import lookup
-from opau_onnx.collapse.passes.standard import Replaced
+from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.compare.runtimes.reference import reference_evaluator
 from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.core.spec import DOMAIN, OP_TYPE, OPSET_VERSION, Config
@@ -107,7 +107,7 @@ def qdq(source: str = "uint8", target: str = "uint8", shape: Any = ("N",), case:
     return made.model()
 
 
-def collapsed(proto: onnx.ModelProto, *, checked: bool = True) -> tuple[onnx.ModelProto, list[Replaced]]:
+def collapsed(proto: onnx.ModelProto, *, checked: bool = True) -> tuple[onnx.ModelProto, list[CollapsedActivation]]:
     """The pass as ``collapse_model`` runs it, and onnx's checker."""
     model = ir.from_proto(proto)
     replaced = lookup.replace_activations(model)

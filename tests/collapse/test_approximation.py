@@ -13,7 +13,7 @@ import pytest
 
 from opau_onnx import ValidationConfig, collapse_model, export_model
 from opau_onnx.collapse.approximation import builtin, minimax, refit, table
-from opau_onnx.collapse.approximation.approximate import GUARD, Allowed, Choice, Range, approximate
+from opau_onnx.collapse.approximation.approximate import GUARD, ApproximationBudget, Choice, Range, approximate
 from opau_onnx.collapse.approximation.intervals import Interval, IntervalOps, single
 from opau_onnx.collapse.approximation.proof import enclose_exact, prove
 from opau_onnx.collapse.approximation.ranges import activation_ranges, run, shifted
@@ -46,7 +46,7 @@ def frozen(basis: str = "hermite_e", form: str = "abs_terms", values: Any = HP1,
 
 
 def chosen(function: Frozen, tolerance: float, low: float = -4.0, high: float = 4.0, **options: Any) -> Choice:
-    return approximate(function, "n", Allowed(tolerance, {"n": Range(low, high, 10)}, 20), **options)
+    return approximate(function, "n", ApproximationBudget(tolerance, {"n": Range(low, high, 10)}, 20), **options)
 
 
 def worst(choice: Choice, function: Frozen, count: int = 200_001) -> float:
@@ -173,7 +173,7 @@ def test_smooth_functions_get_smooth_replacements() -> None:
     values = np.array([0.0, 0.5, 0.25]), np.array([0.0, 0.0])
     choice = chosen(frozen("power", "plain", (np.array([0.0, 1.0]), np.array([0.0, 0.0]))), 1e-3)
     assert choice.frozen.config.top <= 1 or isinstance(choice.scheme, builtin.Builtin)
-    square = approximate(frozen("power", "plain", values), "n", Allowed(1e-3, {"n": Range(-1, 1, 1)}, 20))
+    square = approximate(frozen("power", "plain", values), "n", ApproximationBudget(1e-3, {"n": Range(-1, 1, 1)}, 20))
     assert square.approximation is not None
     assert worst(square, frozen("power", "plain", values)) <= max(square.approximation.bound, 1e-5)
 
@@ -263,7 +263,7 @@ def test_kernels_get_the_definitions_family_only() -> None:
 
 def test_a_node_that_calibration_has_not_seen() -> None:
     with pytest.raises(CollapseError, match="calibration saw no input of n"):
-        approximate(frozen(), "n", Allowed(1e-3, {}, 20))
+        approximate(frozen(), "n", ApproximationBudget(1e-3, {}, 20))
 
 
 # -- files

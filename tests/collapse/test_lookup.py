@@ -405,7 +405,7 @@ def test_nodes_that_are_not_the_function_are_found() -> None:
 def test_codes_that_are_off_by_one_are_found() -> None:
     """Rounding up instead of to the nearest: only :func:`_ties` can tell."""
     _, (one,) = collapsed(qdq())
-    assert isinstance(one, lookup.Tabled)
+    assert isinstance(one, lookup.TabledActivation)
     assert one.site is not None
     part = replace(one.site.after[0], scale=np.float64(0.2), zero_point=np.int64(0))
 

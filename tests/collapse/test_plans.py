@@ -9,7 +9,7 @@ import pytest
 
 from opau_onnx.collapse.passes.operators import NumpyOps
 from opau_onnx.collapse.plan_search import breakpoints, choose, error, operations, share
-from opau_onnx.collapse.plans import SCALED, Scheme, Tail, clamp_limit, evaluate, schemes
+from opau_onnx.collapse.plans import SCALED, EvaluationPlan, Tail, clamp_limit, evaluate, plans
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import BASES, FORMS, Config
 from opau_onnx.graph.frozen import Frozen, trim
@@ -25,7 +25,7 @@ def activation(config: Config, dtype: str = "float32", own: tuple[bool, bool] = 
 def test_hp1() -> None:
     hp1 = activation(Config())
     chosen = choose(hp1)
-    assert chosen == Scheme("monomials", "closed", normalized=True, clamped=True)
+    assert chosen == EvaluationPlan("monomials", "closed", normalized=True, clamped=True)
     assert operations(hp1, chosen) == 31
     assert operations(hp1, SCALED) == 49
 
@@ -37,7 +37,7 @@ def test_what_is_chosen_is_the_cheapest_that_is_accurate(basis: str, form: str) 
         f = activation(Config(basis, form, degrees))
         chosen = choose(f)
         allowed = min(1.0, 2 * error(f, SCALED))
-        good = {s: operations(f, s) for s in schemes(f) if s == SCALED or error(f, s) <= allowed}
+        good = {s: operations(f, s) for s in plans(f) if s == SCALED or error(f, s) <= allowed}
         assert operations(f, chosen) == min(good.values())
         assert error(f, chosen) <= 1.0
 
@@ -46,7 +46,7 @@ def test_what_is_chosen_is_the_cheapest_that_is_accurate(basis: str, form: str) 
 def test_no_clamp_where_it_has_no_asymptote(degrees: tuple[int, int]) -> None:
     f = activation(Config(degrees=degrees))
     assert Tail.of(f) is None
-    assert schemes(f) == [SCALED]
+    assert plans(f) == [SCALED]
     assert Tail.of(activation(Config(form="clamped"))) is None
 
 
@@ -54,9 +54,9 @@ def test_no_clamp_where_rows_have_different_degrees() -> None:
     c, d = np.ones((2, 6)), np.ones((2, 4))
     c[0, 5] = 0
     f = trim(Frozen(Config(groups=2), c, d, "float32"))
-    assert schemes(f) == [SCALED]
+    assert plans(f) == [SCALED]
     c[0, 5] = 1
-    assert len(schemes(trim(Frozen(Config(groups=2), c, d, "float32")))) > 1
+    assert len(plans(trim(Frozen(Config(groups=2), c, d, "float32")))) > 1
 
 
 def small_inputs(f: Frozen) -> Any:
@@ -74,7 +74,7 @@ def test_high_degrees_keep_the_recurrence(basis: str) -> None:
     used = {}
     for way in ("monomials", "rows"):
         with np.errstate(all="ignore"):
-            y = evaluate(NumpyOps(), f, Scheme(way, way, clamped=True), x)  # type: ignore[arg-type]
+            y = evaluate(NumpyOps(), f, EvaluationPlan(way, way, clamped=True), x)  # type: ignore[arg-type]
         used[way] = share(known, y, "float32")
     assert used["rows"] < 0.5
     assert used["monomials"] > 10 * used["rows"]
@@ -86,7 +86,7 @@ def test_a_clamp_is_found_wrong_where_the_asymptote_is_late() -> None:
     good = Frozen(Config("power", degrees=(4, 4)), np.ones(5), np.ones(4), "float32")
     late = Frozen(Config("power", degrees=(4, 4)), np.array([0, 0, 0, 1e6, 1e-3]), np.ones(4), "float32")
     assert choose(good).clamped
-    clamped = [s for s in schemes(late) if s.clamped]
+    clamped = [s for s in plans(late) if s.clamped]
     assert clamped
     assert min(error(late, s) for s in clamped) > 1
     assert choose(late) == SCALED

@@ -14,13 +14,13 @@ import pytest
 from onnx import helper
 
 from opau_onnx.collapse.api import clean
-from opau_onnx.collapse.passes.standard import Replaced, replace_activations
+from opau_onnx.collapse.passes.standard import CollapsedActivation, replace_activations
 from opau_onnx.core.spec import BASES, DOMAIN, FORMS, Config
 from opau_onnx.graph.nodes import opau_nodes
 from tests.export import single
 
 
-def collapsed(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Replaced]]:
+def collapsed(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[CollapsedActivation]]:
     model = ir.from_proto(proto)
     replaced = replace_activations(model)
     clean(model, "standard", replaced)

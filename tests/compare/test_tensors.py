@@ -34,7 +34,7 @@ INF, NAN = np.inf, np.nan
 def test_verdicts(expected: list[float], actual: list[float], equal: bool) -> None:
     found = compare("t", np.float32(expected), np.float32(actual), "float32", atol=1e-5)
     assert found.equal is equal
-    assert (found.tolerance_needed <= 1) is equal
+    assert (found.tolerance_used <= 1) is equal
     json.dumps(found.as_dict(), allow_nan=False)
 
 
@@ -48,7 +48,7 @@ def test_the_worst_place_is_that_of_the_tolerance() -> None:
     assert found.worst_index == (0, 0)
     assert found.max_abs_error == pytest.approx(1.0)
     assert (found.expected, found.actual) == (1.0, 1.1)
-    assert found.tolerance_needed == pytest.approx(0.1 / 0.11)
+    assert found.tolerance_used == pytest.approx(0.1 / 0.11)
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [(np.float32, "float32"), (np.float64, "float64"), (np.float16, "float16")])

@@ -27,9 +27,9 @@ GRIDS = [(4, (0, 0)), (1, (1, 1)), (132, (3, 2))]
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    why = cuda_shim.unavailable()
-    if why is not None:
-        pytest.skip(why)
+    reason = cuda_shim.unavailable()
+    if reason is not None:
+        pytest.skip(reason)
     required_library()
     return cuda_shim.build(tmp_path_factory.mktemp("shim"))
 
@@ -196,9 +196,9 @@ def test_pieces_beyond_the_limit_are_divided(library: Path, limit: int) -> None:
 
 
 def sanitized(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    why = cuda_shim.unavailable()
-    if why is not None:
-        pytest.skip(why)
+    reason = cuda_shim.unavailable()
+    if reason is not None:
+        pytest.skip(reason)
     library = cuda_shim.build(folder, sanitized=True)
     found = [
         subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()

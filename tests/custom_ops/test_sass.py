@@ -52,10 +52,10 @@ def cuda_library() -> None:
     required_library()
     if build_info()["cuda"]:
         return
-    why = f"a library without CUDA kernels: {build_info()['cuda_reason']}"
+    reason = f"a library without CUDA kernels: {build_info()['cuda_reason']}"
     if shutil.which("nvcc") and os.environ.get("OPAU_REQUIRE_LIBRARY") == "1":
-        pytest.fail(f"OPAU_REQUIRE_LIBRARY=1 and nvcc is here, but the tests found {why}")
-    pytest.skip(why)
+        pytest.fail(f"OPAU_REQUIRE_LIBRARY=1 and nvcc is here, but the tests found {reason}")
+    pytest.skip(reason)
 
 
 MEMORY = re.compile(r"\b(LDG|STG|LDL|STL|LD|ST)\.[\w.]*|\b(?:LDL|STL)\b")

@@ -157,18 +157,18 @@ def test_weights_in_other_files_come_along(plain: Path, tmp_path: Path) -> None:
     assert np.array_equal(served(models, "ext", np.ones((2, 4), np.float32)), np.full((2, 4), 3, np.float32))
 
 
-@pytest.mark.parametrize(("make", "why"), [(nets.fixed, "fixed"), (nets.mixing, "depends on the other rows")])
-def test_what_cannot_be_batched(make: Any, why: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("make", "reason"), [(nets.fixed, "fixed"), (nets.mixing, "depends on the other rows")])
+def test_what_cannot_be_batched(make: Any, reason: str, tmp_path: Path) -> None:
     model = make(tmp_path / "m.onnx")
     result = deploy_triton(model, tmp_path / "models")
     assert result.config.max_batch_size == 0
-    assert any(why in note for note in result.notes)
+    assert any(reason in note for note in result.notes)
     assert [run.batch_size for run in result.config.model_warmup] == [1]
     senseless: list[dict[str, Any]] = [
         {"max_batch_size": 8}, {"preferred": (2,)}, {"queue": QueuePolicy(5)}, {"max_batch_delay_us": 1},
     ]  # fmt: skip
     for wrong in senseless:
-        with pytest.raises((DeployError, LoadError), match=f"{why}|cannot be set"):
+        with pytest.raises((DeployError, LoadError), match=f"{reason}|cannot be set"):
             deploy_triton(model, tmp_path / "other", Options(**wrong))
     assert not (tmp_path / "other").exists()
 

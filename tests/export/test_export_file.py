@@ -140,10 +140,10 @@ def test_report(exported: ExportResult) -> None:
     for comparison in (*validation["outputs"], *(a["comparison"] for a in validation["activations"])):
         assert set(comparison) == {
             "name", "dtype", "elements", "max_abs_error", "max_ulp_error", "worst_index", "expected", "actual", "atol",
-            "rtol", "tolerance_needed", "equal",
+            "rtol", "tolerance_used", "equal",
         }  # fmt: skip
         assert comparison["equal"]
-        assert 0 <= comparison["tolerance_needed"] <= 1
+        assert 0 <= comparison["tolerance_used"] <= 1
     assert len(validation["outputs"]) == 10  # the example, and three scales of three sizes
 
 

@@ -12,7 +12,7 @@ from opau_onnx.loadtest import LoadResult, Settings, run_async
 from opau_onnx.loadtest.arrivals import gaps
 from opau_onnx.loadtest.engine import Engine
 from opau_onnx.loadtest.recorder import LOST, RIGHT, TIMED_OUT, UNREACHABLE
-from opau_onnx.loadtest.response_checker import Judge
+from opau_onnx.loadtest.response_checker import ResponseChecker
 from tests.loadtest.fakes import FakeGrpc, FakeHttp
 from tests.loadtest.test_answers import load
 
@@ -174,10 +174,10 @@ def test_a_server_that_does_not_come_back() -> None:
 
 @pytest.mark.parametrize("fake", [FakeHttp, FakeGrpc])
 def test_a_fault_of_the_load_test_itself_is_not_the_servers(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(self: Judge, request: Any, content: Any) -> Any:
+    def check(self: ResponseChecker, request: Any, content: Any) -> Any:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(Judge, "check", check)
+    monkeypatch.setattr(ResponseChecker, "check", check)
     with pytest.raises(ZeroDivisionError, match="ours"):
         load(fake(), Settings(clients=2, requests=10, warmup_s=0, pool=POOL))
 

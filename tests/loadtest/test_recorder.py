@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from opau_onnx.loadtest.recorder import OTHERS, REASONS, RIGHT, WRONG, Latencies, Tally
+from opau_onnx.loadtest.recorder import OTHERS, REASONS, RIGHT, WRONG, Latencies, Recorder
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 0.99, 0.999, 1.0])
@@ -38,20 +38,20 @@ def test_nothing_counted() -> None:
 
 
 def test_a_tally() -> None:
-    tally = Tally(started=10.0)
-    tally.right(10.0, 10.5, 3, 100)
-    tally.right(10.5, 12.0, 1, 50)
-    tally.fault(WRONG, "why")
-    assert tally.counts == {RIGHT: 2, WRONG: 1}
-    assert (tally.rows, tally.received, tally.ended, tally.seconds) == (4, 150, 3, 2.0)
-    assert tally.latencies.quantile(1.0) == 1.5
+    recorder = Recorder(started=10.0)
+    recorder.right(10.0, 10.5, 3, 100)
+    recorder.right(10.5, 12.0, 1, 50)
+    recorder.fault(WRONG, "reason")
+    assert recorder.counts == {RIGHT: 2, WRONG: 1}
+    assert (recorder.rows, recorder.received, recorder.ended, recorder.seconds) == (4, 150, 3, 2.0)
+    assert recorder.latencies.quantile(1.0) == 1.5
 
 
 def test_reasons_are_bounded() -> None:
-    tally = Tally()
+    recorder = Recorder()
     for i in range(1000):
-        tally.fault(WRONG, f"number {i}")
-    assert len(tally.reasons[WRONG]) == REASONS + 1
-    assert tally.reasons[WRONG][OTHERS] == 1000 - REASONS
-    tally.fault(WRONG, "number 3")
-    assert tally.reasons[WRONG]["number 3"] == 2
+        recorder.fault(WRONG, f"number {i}")
+    assert len(recorder.reasons[WRONG]) == REASONS + 1
+    assert recorder.reasons[WRONG][OTHERS] == 1000 - REASONS
+    recorder.fault(WRONG, "number 3")
+    assert recorder.reasons[WRONG]["number 3"] == 2

@@ -12,7 +12,7 @@ import pytest
 from opau_onnx.loadtest import wire
 from opau_onnx.loadtest.answers import Answer, BadAnswerError, StatusError, Tensor, tensor, tensor_specs
 from opau_onnx.loadtest.recorder import RIGHT, WRONG
-from opau_onnx.loadtest.response_checker import REMEMBERED, Judge, Request, expectations, lookalikes
+from opau_onnx.loadtest.response_checker import REMEMBERED, Request, ResponseChecker, expectations, lookalikes
 from opau_onnx.loadtest.tolerance import Tolerance
 
 NAMES = {"FP64": np.float64, "FP32": np.float32, "FP16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -25,7 +25,7 @@ def request_for(array: Any, datatype: str, tolerance: Tolerance | None = None) -
 
 def verdict(request: Request, array: Any, datatype: str) -> str:
     answer = Answer("opau-0", {"y": tensor(array, datatype)})
-    return Judge(lambda content: answer, [request]).check(request, array.tobytes())[0]
+    return ResponseChecker(lambda content: answer, [request]).check(request, array.tobytes())[0]
 
 
 @pytest.mark.parametrize(("datatype", "digits"), [("FP64", 1e-8), ("FP32", 2.4e-4), ("FP16", 2.2e-2), ("BF16", 6.2e-2)])
@@ -86,15 +86,15 @@ def test_what_was_found_right_is_known_by_its_bytes() -> None:
         reads += 1
         return Answer("", {"y": Tensor("FP32", (1,), content)})
 
-    judge = Judge(read, [request])
+    checker = ResponseChecker(read, [request])
     contents = [np.float32(1 + i * 2.0**-22).tobytes() for i in range(REMEMBERED + 3)]
-    assert [judge.check(request, content) for content in contents] == [(RIGHT, "")] * len(contents)
+    assert [checker.check(request, content) for content in contents] == [(RIGHT, "")] * len(contents)
     assert len(request.known) == REMEMBERED
     before = reads
-    assert judge.check(request, contents[-1]) == (RIGHT, "")
+    assert checker.check(request, contents[-1]) == (RIGHT, "")
     assert reads == before
-    assert judge.check(request, np.float32(2).tobytes())[0] == WRONG
-    assert judge.check(request, np.float32(2).tobytes())[0] == WRONG
+    assert checker.check(request, np.float32(2).tobytes())[0] == WRONG
+    assert checker.check(request, np.float32(2).tobytes())[0] == WRONG
 
 
 def test_lookalikes() -> None:
@@ -109,12 +109,12 @@ def test_lookalikes() -> None:
 
 def test_other_shapes_and_datatypes_are_wrong() -> None:
     request = request_for(np.ones((2, 3), np.float32), "FP32")
-    judge = Judge(lambda content: content, [request])
+    checker = ResponseChecker(lambda content: content, [request])
     for array, datatype in ((np.ones((3, 2), np.float32), "FP32"), (np.ones((2, 3)), "FP64")):
-        kind, reason = judge.check(request, Answer("", {"y": tensor(array, datatype)}))
+        kind, reason = checker.check(request, Answer("", {"y": tensor(array, datatype)}))
         assert kind == WRONG
         assert "expected FP32 [2, 3]" in reason
-    kind, reason = judge.check(request, Answer("", {"y": Tensor("FP32", (2, 3), b"1234")}))
+    kind, reason = checker.check(request, Answer("", {"y": Tensor("FP32", (2, 3), b"1234")}))
     assert (kind, reason) == (WRONG, "4 bytes for FP32 of shape [2, 3]")
 
 

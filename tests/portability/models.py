@@ -58,7 +58,7 @@ class Network:
     def row(self, runtime: str, kind: str, found: Comparison, outputs: Any) -> str:
         """A line of the table in docs/portability.md."""
         if self.name != "lenet":
-            return f"| {runtime} | {self.name}, {kind} | {found.tolerance_needed:.2f} of the tolerance | |"
+            return f"| {runtime} | {self.name}, {kind} | {found.tolerance_used:.2f} of the tolerance | |"
         count = len(outputs)
         return f"| {runtime} | LeNet HP-1, {kind}, {count:,} images | {found.max_abs_error:.1e} | {self.labels(outputs)} |"
 

@@ -56,7 +56,7 @@ def test_the_server_serves_two_folders_and_no_more(tmp_path: Path) -> None:
             get("../../README.md")
         caught.value.close()
         assert not server.finished.is_set()
-        with urllib.request.urlopen(f"{base}/work/failed.txt", data=b"why", timeout=10) as answer:
+        with urllib.request.urlopen(f"{base}/work/failed.txt", data=b"reason", timeout=10) as answer:
             assert answer.status == 204
         assert server.finished.wait(10)
-    assert (tmp_path / "failed.txt").read_text() == "why"
+    assert (tmp_path / "failed.txt").read_text() == "reason"

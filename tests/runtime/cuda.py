@@ -31,12 +31,12 @@ def missing() -> str | None:
 
 
 def required_cuda() -> None:
-    why = missing()
-    if why is None:
+    reason = missing()
+    if reason is None:
         return
     if os.environ.get("OPAU_REQUIRE_CUDA") == "1":
-        pytest.fail(f"OPAU_REQUIRE_CUDA=1, but {why}")
-    pytest.skip(f"no CUDA kernels: {why}")
+        pytest.fail(f"OPAU_REQUIRE_CUDA=1, but {reason}")
+    pytest.skip(f"no CUDA kernels: {reason}")
 
 
 class DeviceArray:

@@ -135,10 +135,10 @@ def test_health_and_metadata(client: Any, server: Run) -> None:
 
 
 def test_models_that_must_not_be_batched_say_why(client: Any) -> None:
-    for name, why in [("mixing", "depends on the other rows"), ("fixed", "first axis of x .* is fixed")]:
+    for name, reason in [("mixing", "depends on the other rows"), ("fixed", "first axis of x .* is fixed")]:
         told = client.get_model_metadata(name)["parameters"]
         assert told["max_batch_size"] == 0
-        assert re.search(why, told["unbatched_because"])
+        assert re.search(reason, told["unbatched_because"])
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     np.testing.assert_allclose(client.infer("mixing", [tensor("x", x)]).as_numpy("y"), x - x.mean(0))
 

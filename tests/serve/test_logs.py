@@ -49,7 +49,7 @@ def objects(stream: io.StringIO) -> list[dict[str, Any]]:
 def test_a_json_line_holds_the_message_and_its_fields(configure: Configure) -> None:
     stream = configure()
     before = datetime.now(UTC)
-    ours.info("model %s", "ready", extra={"fields": {"model": "m", "max_batch_size": 32, "cuda_graph": False, "why": None}})
+    ours.info("model %s", "ready", extra={"fields": {"model": "m", "max_batch_size": 32, "cuda_graph": False, "reason": None}})
     (line,) = objects(stream)
     assert list(line)[:4] == ["timestamp", "level", "logger", "event"]
     stamp = line.pop("timestamp")
@@ -57,7 +57,7 @@ def test_a_json_line_holds_the_message_and_its_fields(configure: Configure) -> N
     assert before <= datetime.fromisoformat(stamp) <= datetime.now(UTC)
     assert line == {
         "level": "info", "logger": "opau_onnx.serve", "event": "model ready",
-        "model": "m", "max_batch_size": 32, "cuda_graph": False, "why": None,
+        "model": "m", "max_batch_size": 32, "cuda_graph": False, "reason": None,
     }  # fmt: skip
 
 
@@ -81,8 +81,8 @@ def test_a_field_replaces_no_key_of_the_line(configure: Configure) -> None:
 
 def line_of(format: Any, message: str, *values: Any, error: BaseException | None = None, **fields: Any) -> str:
     """Past the loggers: pytest keeps what they are told, and its workers cannot send each other half a surrogate."""
-    why = (type(error), error, error.__traceback__) if error else None
-    record = ours.makeRecord(ours.name, logging.ERROR, "file", 1, message, values, why, extra={"fields": fields})
+    reason = (type(error), error, error.__traceback__) if error else None
+    record = ours.makeRecord(ours.name, logging.ERROR, "file", 1, message, values, reason, extra={"fields": fields})
     return logs.formatter(format).format(record)
 
 

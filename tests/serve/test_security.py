@@ -35,7 +35,7 @@ def test_the_first_line_is_the_token(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "reason"),
     [
         (b"", "is empty"),
         (b"\n\nsecond", "is empty"),
@@ -44,9 +44,9 @@ def test_the_first_line_is_the_token(tmp_path: Path, content: bytes) -> None:
         (b"x" * (LONGEST_TOKEN + 1), "is no token"),
     ],
 )
-def test_a_file_that_holds_no_token(tmp_path: Path, content: bytes, why: str) -> None:
+def test_a_file_that_holds_no_token(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "token").write_bytes(content)
-    with pytest.raises(LoadError, match=why):
+    with pytest.raises(LoadError, match=reason):
         token(ServerSettings(token_file=str(tmp_path / "token")))
 
 
@@ -141,10 +141,10 @@ def test_tls_files_that_cannot_be_used(tmp_path: Path) -> None:
         (ours.cert, ours.key, tmp_path / "text", r"text as the clients' authority"),
         (ours.cert, ours.key, tmp_path / "none", r"none does not exist"),
     ]
-    for cert, key, authority, why in cases:
+    for cert, key, authority, reason in cases:
         settings = ServerSettings(tls_cert=str(cert), tls_key=str(key), tls_client_ca=authority and str(authority))
         for read in (uvicorn_tls, server_credentials):
-            with pytest.raises(LoadError, match=why):
+            with pytest.raises(LoadError, match=reason):
                 read(settings)
 
 

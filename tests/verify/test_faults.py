@@ -35,7 +35,7 @@ def test_no_fault(files: dict[str, Path], name: str) -> None:
     inside = result.files[0].inside
     assert inside is not None
     assert [[p.what for p in layer.places] for layer in inside.layers] == [["input", "output"]] * 2
-    assert all(layer.alone["ort-function"].equal for layer in inside.layers)
+    assert all(layer.checks["ort-function"].equal for layer in inside.layers)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_coefficient_off_by_a_thousandth(files: dict[str, Path], tmp_path: Pat
     assert list(texts(result, "layer")) == [where]
     assert f"in {where} itself" in texts(result, "layer")[where]
     layers = result.files[0].inside.layers
-    assert [layer.node for layer in layers if not all(a.equal for a in layer.alone.values())] == [where]
+    assert [layer.node for layer in layers if not all(a.equal for a in layer.checks.values())] == [where]
 
 
 def test_a_wrong_basis_where_the_body_is_right(files: dict[str, Path], tmp_path: Path) -> None:

@@ -197,12 +197,12 @@ def test_nothing_finite(equal: dict[str, Any]) -> None:
     file = content["files"][0]
     output = file["runtimes"][0]["outputs"][0]
     output["absolute"] |= {"max": "inf", "mean": "inf", "p50": "nan"}
-    output["worst"] |= {"tolerance_needed": "inf", "atol": "nan", "expected": "-inf"}
+    output["worst"] |= {"tolerance_used": "inf", "atol": "nan", "expected": "-inf"}
     output["histogram"] = {"log10_edges": [], "counts": [], "zeros": 0, "infinite": 42}
     curve = file["activations"][0]["curve"]["groups"][0]
     curve["y"] = ["nan"] * len(curve["y"])
     curve["ulp"] = {name: ["inf"] * len(values) for name, values in curve["ulp"].items()}
-    file["activations"][1] |= {"curve": None, "inputs": None, "alone": {}, "why": "not matched"}
+    file["activations"][1] |= {"curve": None, "inputs": None, "checks": {}, "reason": "not matched"}
     page = Page(render(content))
     assert "infinite or NaN: 42" in page.text
     assert "∞" in page.text

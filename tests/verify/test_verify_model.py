@@ -248,7 +248,7 @@ def test_a_file_without_names_is_compared_by_its_outputs(files: dict[str, Path],
 
     result = verify(nets.changed(files["net"], tmp_path, anonymous), layerwise=True)
     assert result.equal
-    assert all(a.key is None and "no activation of that name" in a.why for a in result.files[0].activations)
+    assert all(a.key is None and "no activation of that name" in a.reason for a in result.files[0].activations)
     assert [f.kind for f in result.findings] == ["note"] * 2
     assert result.files[0].inside.results[0].comparisons["ort-function"].equal
 
@@ -271,7 +271,7 @@ def test_absorbed_layers_are_not_matched_by_force(tmp_path: Path) -> None:
     result = verify_model(model, tmp_path / "f.onnx", x, layerwise=True, runtimes=FUNCTION)
     assert result.equal, [f.text for f in result.findings]
     (found,) = result.files[0].activations
-    assert "it holds the BatchNormalization around it too" in found.why
+    assert "it holds the BatchNormalization around it too" in found.reason
     assert [p.what for p in result.files[0].inside.layers[0].places] == ["output"]
 
 
@@ -312,7 +312,7 @@ def test_a_collapsed_file_whose_operators_lost_their_names(files: dict[str, Path
 
     result = verify(nets.changed(files["standard"], tmp_path, nameless), layerwise=True)
     assert result.equal
-    assert all(a.why.startswith("no operator in the file bears its name") for a in result.files[0].activations)
+    assert all(a.reason.startswith("no operator in the file bears its name") for a in result.files[0].activations)
     assert [a["equal"] for a in result.as_dict()["files"][0]["activations"]] == [None, None]
 
 

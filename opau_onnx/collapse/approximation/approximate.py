@@ -51,7 +51,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Allowed:
+class ApproximationBudget:
     """How much an activation may change.
 
     Attributes:
@@ -124,7 +124,7 @@ class Choices:
         family_only: as in :func:`approximate`.
     """
 
-    def __init__(self, allowed: Allowed | None = None, *, family_only: bool = False) -> None:
+    def __init__(self, allowed: ApproximationBudget | None = None, *, family_only: bool = False) -> None:
         self.allowed, self.family_only = allowed, family_only
         self.known: dict[Any, Choice] = {}
 
@@ -140,7 +140,7 @@ class Choices:
         return self.known[key]
 
 
-def approximate(frozen: Frozen, node: str, allowed: Allowed, *, family_only: bool = False) -> Choice:
+def approximate(frozen: Frozen, node: str, allowed: ApproximationBudget, *, family_only: bool = False) -> Choice:
     """The cheapest of: the exact function, the definition's family at lower degrees, polynomials, built-ins, a table.
 
     Args:
@@ -180,7 +180,7 @@ def approximate(frozen: Frozen, node: str, allowed: Allowed, *, family_only: boo
 
 
 def _candidates(
-    frozen: Frozen, low: float, high: float, allowed: Allowed, family_only: bool, tried: dict[str, str]
+    frozen: Frozen, low: float, high: float, allowed: ApproximationBudget, family_only: bool, tried: dict[str, str]
 ) -> Iterator[_Candidate]:
     """Those whose error at the fit's points is small enough; ``tried`` learns of the others."""
     for family in refit.families(frozen.config):

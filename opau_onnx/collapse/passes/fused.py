@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from opau_onnx.collapse.approximation.approximate import Allowed, Choices
+from opau_onnx.collapse.approximation.approximate import ApproximationBudget, Choices
 from opau_onnx.collapse.passes import standard
 from opau_onnx.collapse.passes.absorb import Absorbed, absorb
 from opau_onnx.collapse.passes.operators import Constants
-from opau_onnx.collapse.passes.standard import Replaced
+from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OPSET_VERSION
 from opau_onnx.graph.frozen import Frozen, freeze, trim
@@ -23,7 +23,7 @@ from opau_onnx.graph.nodes import node_attributes, opau_nodes, overload_name
 TENSORS = ("numerator", "denominator", "scale", "shift")
 
 
-def replace_activations(model: ir.Model, allowed: Allowed | None = None) -> list[Replaced]:
+def replace_activations(model: ir.Model, allowed: ApproximationBudget | None = None) -> list[CollapsedActivation]:
     """Replace every activation in the graph and its subgraphs.
 
     Args:
@@ -48,7 +48,7 @@ def replace_activations(model: ir.Model, allowed: Allowed | None = None) -> list
     return found
 
 
-def _replace(model: ir.Model, node: ir.Node, before: Frozen, absorbed: Absorbed, scheme: Evaluation) -> Replaced:
+def _replace(model: ir.Model, node: ir.Node, before: Frozen, absorbed: Absorbed, scheme: Evaluation) -> CollapsedActivation:
     x, result, frozen = absorbed.x, absorbed.result, absorbed.frozen
     kind = x.dtype or node.inputs[0].dtype or result.dtype or standard.WIDE[frozen.compute]
     attributes = _attributes(frozen)
@@ -70,7 +70,9 @@ def _replace(model: ir.Model, node: ir.Node, before: Frozen, absorbed: Absorbed,
     out.name = name
     operators = sum(n.op_type != "Constant" for n in body)
     taken = tuple(n.op_type for n in absorbed.nodes)
-    return Replaced(str(node.name), module, before, frozen, scheme, operators, str(x.name), name, kind, x.shape, taken)
+    return CollapsedActivation(
+        str(node.name), module, before, frozen, scheme, operators, str(x.name), name, kind, x.shape, taken
+    )
 
 
 def _in_order(nodes: list[ir.Node]) -> list[ir.Node]:

@@ -20,9 +20,9 @@ import onnx_ir as ir
 import torch
 
 from opau_onnx.collapse.passes import standard
-from opau_onnx.collapse.passes.lookup_sites import NoTable, Site, cut, find
+from opau_onnx.collapse.passes.lookup_sites import NoTable, QuantizedActivation, cut, find
 from opau_onnx.collapse.passes.operators import Constants
-from opau_onnx.collapse.passes.standard import Replaced
+from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.compare.opening import open_model
 from opau_onnx.errors import CollapseError
@@ -87,7 +87,7 @@ class Untabled:
 
 
 @dataclass(frozen=True, eq=False)
-class Tabled(Replaced):
+class TabledActivation(CollapsedActivation):
     """Record of one replaced activation, or of one of the QuantizeLinear that read it.
 
     Attributes:
@@ -96,12 +96,12 @@ class Tabled(Replaced):
         which: the output of ``original`` that the table holds.
     """
 
-    site: Site | None = None
+    site: QuantizedActivation | None = None
     original: ir.Model | None = None
     which: int = 1
 
 
-def replace_activations(model: ir.Model, allowed: Any = None) -> list[Replaced]:
+def replace_activations(model: ir.Model, allowed: Any = None) -> list[CollapsedActivation]:
     """Replace every activation in the graph and its subgraphs.
 
     Args:
@@ -124,7 +124,7 @@ def replace_activations(model: ir.Model, allowed: Any = None) -> list[Replaced]:
             "--quantize --data SAMPLES does), or use --form standard"
         )
     computed = {node: _tables(model, site) for node, site in sites.items()}
-    constants, found = Constants(model.graph), dict[ir.Node, list[Replaced]]()
+    constants, found = Constants(model.graph), dict[ir.Node, list[CollapsedActivation]]()
     for node, site in sites.items():
         found[node] = list(_replace(constants, site, frozen[node], *computed[node]))
     for (node, reason), other in zip(reasons.items(), standard.replace_activations(model), strict=True):
@@ -132,7 +132,7 @@ def replace_activations(model: ir.Model, allowed: Any = None) -> list[Replaced]:
     return [record for node in nodes for record in found[node]]
 
 
-def _sites(nodes: list[ir.Node]) -> tuple[dict[ir.Node, Site], dict[ir.Node, str]]:
+def _sites(nodes: list[ir.Node]) -> tuple[dict[ir.Node, QuantizedActivation], dict[ir.Node, str]]:
     """(what can become a table, why others cannot)."""
     sites, reasons = {}, {}
     for node in nodes:
@@ -143,7 +143,7 @@ def _sites(nodes: list[ir.Node]) -> tuple[dict[ir.Node, Site], dict[ir.Node, str
     return sites, reasons
 
 
-def _tables(model: ir.Model, site: Site) -> tuple[ir.Model, list[Any], str]:
+def _tables(model: ir.Model, site: QuantizedActivation) -> tuple[ir.Model, list[Any], str]:
     """(the nodes as a model, what each of its outputs holds for :meth:`Site.inputs`, what ran it)."""
     original = cut(model, site)
     codes = [torch.from_numpy(site.inputs())]
@@ -152,8 +152,8 @@ def _tables(model: ir.Model, site: Site) -> tuple[ir.Model, list[Any], str]:
 
 
 def _replace(
-    constants: Constants, site: Site, before: Frozen, original: ir.Model, values: list[Any], runtime: str
-) -> Iterator[Replaced]:
+    constants: Constants, site: QuantizedActivation, before: Frozen, original: ir.Model, values: list[Any], runtime: str
+) -> Iterator[CollapsedActivation]:
     """Write a look-up for what the activation, or each QuantizeLinear behind it, gives; remove what nothing reads then."""
     node = site.node
     module, codes = node.metadata_props.get(MODULE, ""), site.before.node.inputs[0]
@@ -166,7 +166,7 @@ def _replace(
         new = write(constants, codes, table, offsets, site)
         scheme = Table(table.shape[1], len(table), _name(site.before.codes), _name(kind), runtime)
         _put(new, last, kind)
-        yield Tabled(
+        yield TabledActivation(
             str(node.name), module, before, before, scheme, len(new), str(codes.name), str(new[-1].outputs[0].name), kind,
             result.shape, site=site, original=original, which=which,
         )  # fmt: skip
@@ -191,7 +191,7 @@ def _distinct(rows: Any) -> tuple[Any, Any]:
     return rows[[where.index(i) for i in range(len(kept))]], np.array(where)
 
 
-def write(constants: Constants, codes: ir.Value, table: Any, row: Any, site: Site) -> list[ir.Node]:
+def write(constants: Constants, codes: ir.Value, table: Any, row: Any, site: QuantizedActivation) -> list[ir.Node]:
     """The nodes of a look-up; the last one's output is the result.
 
     GatherElements on the flat tensor, not Gather: in onnxruntime it takes a quarter of the time. Negative codes count from

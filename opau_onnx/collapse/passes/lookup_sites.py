@@ -47,7 +47,7 @@ class Linear:
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class QuantizedActivation:
     """An activation that reads dequantized numbers.
 
     Attributes:
@@ -91,7 +91,7 @@ def _other(axis: int, rank: int) -> int:
     return 0 if axis else rank - 1
 
 
-def find(node: ir.Node) -> Site:
+def find(node: ir.Node) -> QuantizedActivation:
     """Find the quantization around an activation.
 
     Raises:
@@ -110,7 +110,7 @@ def find(node: ir.Node) -> Site:
             after = [read(u.node) for u in uses]
         except NoTable:  # then what quantizes stays, and the table holds the numbers that it reads
             after = []
-    return Site(node, before, after, _channels(node, before, after))
+    return QuantizedActivation(node, before, after, _channels(node, before, after))
 
 
 def read(node: ir.Node) -> Linear:
@@ -176,7 +176,7 @@ def _channels(node: ir.Node, before: Linear, after: list[Linear]) -> tuple[int, 
     return axis, rank, numbers.pop()
 
 
-def cut(model: ir.Model, site: Site) -> ir.Model:
+def cut(model: ir.Model, site: QuantizedActivation) -> ir.Model:
     """The activation with what dequantizes its input and quantizes its result, as the file has them.
 
     Input: the codes (:meth:`Site.inputs`). Outputs: the dequantized numbers, the activation's result, and that of each in
@@ -196,7 +196,7 @@ def cut(model: ir.Model, site: Site) -> ir.Model:
     return part
 
 
-def _float(site: Site) -> ir.DataType:
+def _float(site: QuantizedActivation) -> ir.DataType:
     """Type of the dequantized numbers: that of the scale (before opset 19 always float32), unless an attribute says."""
     named = _attribute(site.before.node, "output_dtype", 0)
     return ir.DataType(named) if named else ir.DataType(_tensor(site.before.node.inputs[1]).dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from opau_onnx.collapse.approximation.approximate import Allowed, Approximation, Choice, Choices
+from opau_onnx.collapse.approximation.approximate import Approximation, ApproximationBudget, Choice, Choices
 from opau_onnx.collapse.passes.operators import Constants, Value, Writer
 from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.core.spec import Config
@@ -20,7 +20,7 @@ WIDE = {"float32": ir.DataType.FLOAT, "float64": ir.DataType.DOUBLE}
 
 
 @dataclass(frozen=True, eq=False)
-class Replaced:
+class CollapsedActivation:
     """Record of one replaced activation.
 
     Attributes:
@@ -49,7 +49,7 @@ class Replaced:
     approximation: Approximation | None = None
 
 
-def replace_activations(model: ir.Model, allowed: Allowed | None = None) -> list[Replaced]:
+def replace_activations(model: ir.Model, allowed: ApproximationBudget | None = None) -> list[CollapsedActivation]:
     """Replace every activation in the graph and its subgraphs.
 
     Args:
@@ -68,7 +68,7 @@ def replace_activations(model: ir.Model, allowed: Allowed | None = None) -> list
     return [_replace(constants, node, b, choice) for node, b, choice in zip(nodes, frozen, chosen, strict=True)]
 
 
-def _replace(constants: Constants, node: ir.Node, before: Frozen, choice: Choice) -> Replaced:
+def _replace(constants: Constants, node: ir.Node, before: Frozen, choice: Choice) -> CollapsedActivation:
     frozen, scheme = choice.frozen, choice.scheme
     x, result = node.inputs[0], node.outputs[0]
     assert x is not None
@@ -87,7 +87,7 @@ def _replace(constants: Constants, node: ir.Node, before: Frozen, choice: Choice
     ir.convenience.replace_all_uses_with(result, last, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     last.name = name
-    return Replaced(
+    return CollapsedActivation(
         str(node.name), module, before, frozen, scheme, len(new), str(x.name), name, kind, x.shape,
         approximation=choice.approximation,
     )  # fmt: skip

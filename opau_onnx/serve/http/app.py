@@ -206,9 +206,9 @@ def _closing(send: Send) -> Send:
     return wrapped
 
 
-async def _fail(send: Send, status: int, why: str) -> None:
+async def _fail(send: Send, status: int, reason: str) -> None:
     extra = [(b"www-authenticate", b"Bearer")] if status == 401 else [(b"retry-after", b"1")] if status in (429, 503) else []
-    await respond(send, status, b"application/json", msgspec.json.encode(Failure(why)), *extra)
+    await respond(send, status, b"application/json", msgspec.json.encode(Failure(reason)), *extra)
 
 
 def _model(request: Request) -> tuple[str, str]:

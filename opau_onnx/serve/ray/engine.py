@@ -76,9 +76,9 @@ def check(server: ServerSettings, *, probe: bool) -> None:
     security.token(server)  # for its errors, before anything starts
     if probe:
         for name, port in (("--http-port", server.http_port), ("--grpc-port", server.grpc_port)):
-            why = taken(server.host, port) if port > 0 else None
-            if why is not None:
-                raise LoadError(f"cannot listen on {server.host}, port {port}: {why}; choose another with {name}")
+            reason = taken(server.host, port) if port > 0 else None
+            if reason is not None:
+                raise LoadError(f"cannot listen on {server.host}, port {port}: {reason}; choose another with {name}")
 
 
 def _serve(settings: Settings, replicas: int, signals: Signals, *, joined: bool) -> None:
@@ -162,8 +162,8 @@ def _start(server: ServerSettings) -> None:
             logging_config={"log_level": "WARNING"},
         )
     except (RuntimeError, TimeoutError) as error:
-        why = _ALERT.findall(str(error)) or str(error).splitlines()
-        raise LoadError(f"Ray's proxies cannot start: {why[-1]}") from None
+        reason = _ALERT.findall(str(error)) or str(error).splitlines()
+        raise LoadError(f"Ray's proxies cannot start: {reason[-1]}") from None
 
 
 def _deploy(found: Arguments) -> None:
@@ -180,8 +180,8 @@ def _deploy(found: Arguments) -> None:
         serve.run(build(found), name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
         told = "\n".join([str(error), *_messages()])
-        why = _OURS.findall(told)
-        raise LoadError(f"the replicas cannot start: {why[-1] if why else told}") from None
+        reason = _OURS.findall(told)
+        raise LoadError(f"the replicas cannot start: {reason[-1] if reason else told}") from None
 
 
 def _messages() -> list[str]:

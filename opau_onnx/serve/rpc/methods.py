@@ -86,9 +86,9 @@ def _handler(method: Any, gate: Gate, infer: Infer, control: Control) -> Any:
         return grpc.unary_unary_rpc_method_handler(infer.call, None, pb.ModelInferResponse.SerializeToString)
     if method.name == "ModelStreamInfer":
         return grpc.stream_stream_rpc_method_handler(infer.stream, None, pb.ModelStreamInferResponse.SerializeToString)
-    for beginning, why in UNIMPLEMENTED.items():
+    for beginning, reason in UNIMPLEMENTED.items():
         if method.name.startswith(beginning):
-            return refusal(grpc.StatusCode.UNIMPLEMENTED, f"{method.name} is not served: {why}")
+            return refusal(grpc.StatusCode.UNIMPLEMENTED, f"{method.name} is not served: {reason}")
     call: Call = getattr(control, re.sub(r"(?<=.)(?=[A-Z])", "_", method.name).lower())
     return _unary(gate, call, getattr(pb, method.input_type.name), getattr(pb, method.output_type.name))
 

@@ -92,7 +92,7 @@ def _legend(store: Store, found: Sequence[Summary]) -> str:
             "activations in our compiled kernel, the networks in turns, medians."
         )
     lines += [f"{name(s)}: {len(s.failed)} runs failed ({s.failed[0]})." for s in found if s.failed]
-    lines += [f"{lost}: every run failed ({why})." for lost, why in _lost(store, found).items()]
+    lines += [f"{lost}: every run failed ({reason})." for lost, reason in _lost(store, found).items()]
     return "\n".join(lines)
 
 
