@@ -117,7 +117,7 @@ def test_external_data(exported: ExportResult, tmp_path: Path) -> None:
 
 
 def test_large_models_get_external_data_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.write, "PROTOBUF_LIMIT", 100)
+    monkeypatch.setattr(api.save, "PROTOBUF_LIMIT", 100)
     export_model(nets.tiny(), tmp_path / "m.onnx", EXAMPLE, validate=False)
     assert set(listing(tmp_path)) == {"m.onnx", "m.onnx.data"}
     export_model(nets.tiny(), tmp_path / "n.onnx", EXAMPLE, validate=False, external_data=False)
@@ -241,7 +241,7 @@ def test_a_file_that_differs_is_kept_under_another_name(external: bool, tmp_path
 
 
 def test_a_coefficient_changed_on_the_way_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = api.graph.build_model
+    real = api.conversion.build_model
 
     def tampered(*args: Any) -> ir.Model:
         model = real(*args)
@@ -251,7 +251,7 @@ def test_a_coefficient_changed_on_the_way_is_rejected(tmp_path: Path, monkeypatc
         value.const_value = ir.tensor(array, name="1.numerator")
         return model
 
-    monkeypatch.setattr(api.graph, "build_model", tampered)
+    monkeypatch.setattr(api.conversion, "build_model", tampered)
     result = export_model(nets.tiny(), tmp_path / "m.onnx", EXAMPLE)
     assert result.equal is False
     assert [a.coefficients for a in result.validation.activations] == ["different"]
