@@ -34,6 +34,7 @@ test: env
 
 lint: env
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # Exported and collapsed files in onnxruntime-node and, in headless Chromium, onnxruntime-web: see docs/portability.md.

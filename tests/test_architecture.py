@@ -29,7 +29,21 @@ ALLOWED: dict[str, set[str]] = {
     "serve": {"graph", "runtime", "protocol"},
     "loadtest": {"io", "compare", "protocol", "serve"},
     "deploy": {"io", "graph", "runtime", "protocol", "serve"},
-    "cli": {"core", "io", "compare", "export", "collapse", "verify", "certify", "plot", "bench", "serve", "loadtest", "deploy"},
+    "cli": {
+        "core",
+        "io",
+        "graph",
+        "compare",
+        "export",
+        "collapse",
+        "verify",
+        "certify",
+        "plot",
+        "bench",
+        "serve",
+        "loadtest",
+        "deploy",
+    },
 }
 """Package -> the packages that it may import. `errors` and `_version` import nothing and are for all."""
 EVERYWHERE = {"errors", "_version"}

@@ -13,6 +13,7 @@ import typer
 
 from opau_onnx.bench.names import DTYPES, SUBJECTS
 from opau_onnx.cli.common import fail, failing, steps
+from opau_onnx.cli.options import Report, Verbose, Version
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -52,14 +53,11 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="A first look: few sizes, float32, 3 turns, no torch.compile.", rich_help_panel=_HOW)
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write all numbers.", rich_help_panel=_OUT)] = None,
+    report: Report = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables.", rich_help_panel=_OUT)] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG (needs matplotlib).", rich_help_panel=_OUT)] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show each step and who ran what.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v)),
-    ] = False,
+    verbose: Verbose = False,
+    version: Version = False,
 ) -> None:
     """Time the compiled activation against onnxruntime's own, its function body, and PyTorch.
 
@@ -79,7 +77,7 @@ def bench(
         "command": shlex.join(["opau-bench", *sys.argv[1:]]),
     }
     plan = {**(QUICK if quick else {}), **({} if rounds is None else {"rounds": rounds, "fewest": min(5, rounds)})}
-    outputs = {"--json": json, "--markdown": markdown, "--plot": plot}
+    outputs = {"--report": report, "--markdown": markdown, "--plot": plot}
     _check_outputs(outputs)
     content = _run(fields, plan, (basis, form, _degrees(degrees)), outputs, verbose=verbose)
     from opau_onnx.cli.bench_output import show
@@ -169,14 +167,6 @@ def _check_outputs(outputs: dict[str, Path | None]) -> None:
             fail(f"--plot is {str(path)!r}; expected a name that ends in .png")
         if option == "--plot" and importlib.util.find_spec("matplotlib") is None:
             fail("--plot needs matplotlib: pip install 'opau-onnx[plot]'")
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from opau_onnx._version import __version__
-
-        typer.echo(f"opau-bench {__version__}")
-        raise typer.Exit
 
 
 def main() -> None:

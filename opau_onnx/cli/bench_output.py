@@ -19,8 +19,8 @@ def write(content: dict[str, Any], outputs: dict[str, Path | None]) -> None:
     """Write the files that were asked for: all of them, or after an error none."""
     with ExitStack() as stack:
         places = {option: stack.enter_context(replacing(path)) for option, path in outputs.items() if path is not None}
-        if "--json" in places:
-            places["--json"].write_text(json.dumps(content, indent=1) + "\n")
+        if "--report" in places:
+            places["--report"].write_text(json.dumps(content, indent=1) + "\n")
         if "--markdown" in places:
             places["--markdown"].write_text(report.markdown(content))
         if "--plot" in places:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail
+from opau_onnx.cli.options import Version
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -19,8 +20,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptio
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def certify(
     model: Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)],
-    output: Annotated[
-        Path | None, typer.Option(help="The certificate; default: MODEL with .certificate.json in place of .onnx.")
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="The certificate; default: MODEL with .certificate.json in place of .onnx."),
     ] = None,
     dtypes: Annotated[
         str, typer.Option(help="Comma-separated; float64 has too many inputs to try.")
@@ -33,6 +35,7 @@ def certify(
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A sample of the float32 inputs: no certificate.")] = False,
+    version: Version = False,
 ) -> None:
     """Certify the compiled kernels on all 2^32 float32 inputs and all 65,536 of float16 and bfloat16, for each activation.
 
@@ -47,15 +50,15 @@ def certify(
     unknown = [name for name in chosen if name not in SWEPT]
     if unknown:
         fail(f"--dtypes has {', '.join(map(repr, unknown))}; expected some of {', '.join(SWEPT)}")
-    path = output or model.with_suffix(".certificate.json")
+    path = report or model.with_suffix(".certificate.json")
     judged = _judged(model, chosen, threads or os.cpu_count() or 1, quick, max_ulp)
-    from opau_onnx.certify.certificate import report, write
+    from opau_onnx.certify import certificate
     from opau_onnx.cli.certify_output import show
 
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    content = report(model, judged, quick=quick, command=command)
+    content = certificate.report(model, judged, quick=quick, command=command)
     try:
-        write(path, content)
+        certificate.write(path, content)
     except OSError as error:
         fail(f"{path}: {error.strerror or error}")
     show(judged, path, quick=quick)

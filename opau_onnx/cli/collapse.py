@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli import quantize_options
-from opau_onnx.cli.common import DIFFERENT, EQUAL, failing, named_sizes, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, failing, steps
+from opau_onnx.cli.options import InputShape, Report, Verbose, Version, input_shapes
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -56,11 +57,8 @@ def collapse(
         Path | None,
         typer.Option(help="Compare with this PyTorch model (.pt, .pt2); default: with INPUT.", rich_help_panel=_CHECK),
     ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME:1,3,224,224 for an input whose axes other than the first are open.", rich_help_panel=_CHECK),
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write what was found as JSON.", rich_help_panel=_CHECK)] = None,
+    input_shape: InputShape = None,
+    report: Report = None,
     no_validate: Annotated[bool, typer.Option("--no-validate", help="Compare nothing.", rich_help_panel=_CHECK)] = False,
     atol: Annotated[
         float | None,
@@ -72,13 +70,14 @@ def collapse(
     ] = None,
     samples: Annotated[int, typer.Option(help="Rows of the largest random batch.", min=1, rich_help_panel=_CHECK)] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.", rich_help_panel=_CHECK)] = 0,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps and every comparison.")] = False,
+    verbose: Verbose = False,
+    version: Version = False,
 ) -> None:
     """Turn the learned activations of an ONNX file into fixed functions, and prove that nothing was lost.
 
     Exit codes: 0 collapsed and equal; 1 not equal (the file is kept as NAME.rejected.onnx); 2 usage error or nothing to do.
     """
-    shapes = dict(named_sizes(text) for text in input_shape or [])
+    shapes = input_shapes(input_shape) or {}
     check = {"atol": atol, "rtol": rtol, "samples": samples, "seed": seed}
     how = quantize_options.settings(
         quantize=quantize, activations=activations, weights=weights, calibration=calibration, reduce_range=reduce_range

@@ -79,20 +79,6 @@ def sizes(text: str) -> tuple[int, ...]:
     return found if all(n >= 1 for n in found) else ()
 
 
-def input_sizes(text: str) -> tuple[int, ...]:
-    """The value of --input-shape; ends the command where it is none."""
-    return sizes(text) or fail(f"--input-shape is {text!r}; expected whole numbers of at least 1 with commas, e.g. 1,3,224,224")
-
-
-def named_sizes(text: str) -> tuple[str, tuple[int, ...]]:
-    """One value of an --input-shape that names its input; ends the command where it does not."""
-    name, _, rest = text.rpartition(":")
-    shape = sizes(rest)
-    if not name or not shape:
-        fail(f"--input-shape is {text!r}; expected NAME:SIZES, e.g. images:1,3,224,224")
-    return name, shape
-
-
 def _escaped(text: str) -> str:
     from rich.markup import escape
 

@@ -9,11 +9,14 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from opau_onnx.cli.common import console, fail, failing, named_sizes, steps
+from opau_onnx.cli.common import console, fail, failing, steps
+from opau_onnx.cli.options import InputShape, Verbose, Version, shapes_of_file
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 _HELP = {"help_option_names": ["-h", "--help"]}
-app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False, context_settings=_HELP)
+app = typer.Typer(
+    name="deploy", add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False, context_settings=_HELP
+)
 _BATCHING, _RUNNING, _PLACES = "Batching", "Running", "Places"
 _T = TypeVar("_T")
 
@@ -26,11 +29,10 @@ _Size = Annotated[
     int | None, _option("Rows run at once; 0: each request alone [32 where the model takes any].", _BATCHING, min=0)
 ]
 _Delay = Annotated[int | None, _option("Microseconds that a request waits for others [500].", _BATCHING, min=0)]
-_Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps.")]
 
 
 @app.callback()
-def _deploy() -> None:
+def _deploy(version: Version = False) -> None:
     """Write what Triton or Ray Serve needs to serve ONNX files. Exit codes: 0 written; 2 not, with the reason."""
 
 
@@ -66,9 +68,7 @@ def triton(
     cuda_option: Annotated[
         list[str] | None, _option("KEY=VALUE of onnxruntime's CUDA provider; repeatable.", _RUNNING)
     ] = None,
-    input_shape: Annotated[
-        list[str] | None, _option("NAME:1,3,224,224 for the warm-up, where axes other than the first are open.", _RUNNING)
-    ] = None,
+    input_shape: InputShape = None,
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Ready without a run.", rich_help_panel=_RUNNING)] = False,
     no_library: Annotated[
         bool, typer.Option("--no-library", help="Without the compiled op library, slowly.", rich_help_panel=_PLACES)
@@ -79,10 +79,10 @@ def triton(
     repository_path: Annotated[
         str | None, _option("Where REPOSITORY lies on Triton's machine or in its container [as here].", _PLACES)
     ] = None,
-    verbose: _Verbose = False,
+    verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Put MODEL.onnx into a Triton model repository, with the op library and a README."""
-    shapes = dict(named_sizes(text) for text in input_shape or [])
+    shapes = shapes_of_file(input_shape, model)
     parameters, cuda = _pairs("--parameter", parameter), _pairs("--cuda-option", cuda_option)
 
     def work(step: Callable[[str], None]) -> Any:
@@ -137,7 +137,7 @@ def ray(
     http_port: Annotated[int, _option("[8000]", _PLACES, min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, _option("[9000]", _PLACES, min=1, max=65535)] = 9000,
     models_path: Annotated[str | None, _option("The folder with the models on Ray's machines [as here].", _PLACES)] = None,
-    verbose: _Verbose = False,
+    verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Write a Ray Serve config file, for `serve deploy` and `serve run`."""
     given = {

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, console, fail, failing, input_sizes, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, console, fail, failing, steps
+from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Report, Verbose, Version, input_shapes
 
 # Boxes on a terminal; plain help and errors when piped.
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -26,19 +27,9 @@ def export(
         typer.Argument(help="Checkpoint, state_dict (.pt, .pth, .safetensors), exported program (.pt2).", show_default=False),
     ],
     output: Annotated[Path, typer.Argument(help="The .onnx file to write.", show_default=False)],
-    factory: Annotated[
-        str | None,
-        typer.Option(
-            "--model", help="package.module:factory that builds the module a state_dict fits.", rich_help_panel=_FILES
-        ),
-    ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Shape of an example input, e.g. 1,3,224,224; once for each input.", rich_help_panel=_FILES),
-    ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Trust MODEL and run the code in it.", rich_help_panel=_FILES)
-    ] = False,
+    factory: Factory = None,
+    input_shape: InputShape = None,
+    allow_pickle: AllowPickle = False,
     opset: Annotated[
         int | None,
         typer.Option(
@@ -75,7 +66,7 @@ def export(
             rich_help_panel=_WHAT,
         ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write what was found as JSON.", rich_help_panel=_CHECK)] = None,
+    report: Report = None,
     no_validate: Annotated[
         bool, typer.Option("--no-validate", help="Do not compare the file with PyTorch.", rich_help_panel=_CHECK)
     ] = False,
@@ -93,17 +84,13 @@ def export(
     ] = None,
     samples: Annotated[int, typer.Option(help="Rows of the largest random batch.", min=1, rich_help_panel=_CHECK)] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.", rich_help_panel=_CHECK)] = 0,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps and every comparison.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v)),
-    ] = False,
+    verbose: Verbose = False,
+    version: Version = False,
 ) -> None:
     """Export a trained model with learned activations to one ONNX file, and prove that the file is equal.
 
     Exit codes: 0 exported and equal; 1 not equal (the file is kept as NAME.rejected.onnx); 2 usage or load error.
     """
-    shapes = [input_sizes(text) for text in input_shape or []]
     fields = {
         "opset": opset, "dtype": dtype, "static": static, "external_data": external_data, "validate": not no_validate,
         "dynamic_axes": _axes(dynamic_axes) if dynamic_axes else None,
@@ -113,7 +100,7 @@ def export(
         fail("--validate-only and --no-validate exclude each other")
     if validate_only and collapse:
         fail("--validate-only and --collapse exclude each other; opau-collapse compares what it writes")
-    reading = {"factory": factory, "input_shapes": shapes or None, "allow_pickle": allow_pickle}
+    reading = {"factory": factory, "input_shapes": input_shapes(input_shape), "allow_pickle": allow_pickle}
     source, result = _run(model, output, reading, fields, check, report, validate_only, collapse, verbose)
     from opau_onnx.cli import collapse_output, export_output
     from opau_onnx.export.api import ExportResult
@@ -155,14 +142,6 @@ def _run(
 
                 return source, export_collapsed(source, output, collapse, settings=settings, report=report, progress=step)
             return source, export_model(source, output, settings=settings, report=report, progress=step)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from opau_onnx._version import __version__
-
-        typer.echo(f"opau-export {__version__}")
-        raise typer.Exit
 
 
 def _axes(texts: list[str]) -> dict[str, dict[int, str]]:

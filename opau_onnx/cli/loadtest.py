@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, failing, input_sizes, named_sizes, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, failing, steps
+from opau_onnx.cli.options import InputShape, Report, Verbose, Version, input_shapes
 from opau_onnx.loadtest.settings import ARRIVALS, LoadTestError, Settings
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -41,10 +42,7 @@ def loadtest(
         str | None,
         _option("Inputs: fashion-mnist, a .npz file, a folder of .npy files. Default: random.", _WHAT, metavar="SAMPLES"),
     ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        _option("Where axes are open: 1,3,224,224, once for each input in order, or NAME:1,3,224,224.", _WHAT),
-    ] = None,
+    input_shape: InputShape = None,
     pool: Annotated[
         int | None, _option("Distinct requests. Default: 64 or --clients, fewer of large ones.", _WHAT, min=1)
     ] = None,
@@ -68,11 +66,9 @@ def loadtest(
     ] = None,
     token_file: Annotated[Path | None, _option("Its first line is the bearer token.", _REACHING, metavar="FILE")] = None,
     token_env: Annotated[str | None, _option("The environment variable with the token.", _REACHING, metavar="NAME")] = None,
-    json: Annotated[Path | None, _option("Write all that was found.", metavar="FILE")] = None,
-    verbose: Annotated[bool, _option("Show the steps.", None, "--verbose", "-v")] = False,
-    version: Annotated[
-        bool, _option("Show the version and exit.", None, "--version", is_eager=True, callback=lambda v: _version(v))
-    ] = False,
+    report: Report = None,
+    verbose: Verbose = False,
+    version: Version = False,
 ) -> None:  # fmt: skip
     """Drive any server of the Open Inference Protocol (KServe V2) and check every answer.
 
@@ -81,11 +77,11 @@ def loadtest(
     """
     if arrivals not in ARRIVALS:
         fail(f"--arrivals is {arrivals!r}; expected one of {', '.join(ARRIVALS)}")
-    _check_output(json)
+    _check_output(report)
     try:
         settings = Settings(
             clients=clients, rate=rate, arrivals=arrivals, requests=requests, seconds=seconds,  # type: ignore[arg-type]
-            warmup_s=warmup, timeout_s=timeout, rows=_rows(rows), pool=pool, input_shapes=_shapes(input_shape or []),
+            warmup_s=warmup, timeout_s=timeout, rows=_rows(rows), pool=pool, input_shapes=input_shapes(input_shape),
             data=data, expect=expect, rtol=rtol, atol=atol, seed=seed, model_version=model_version, ca=ca,
             token=_token(token_file, token_env), wait_s=wait,
         )  # fmt: skip
@@ -95,11 +91,11 @@ def loadtest(
     from opau_onnx.cli.loadtest_output import show, write
 
     show(result)
-    if json is not None:
+    if report is not None:
         try:
-            write(result, json)
+            write(result, report)
         except OSError as error:
-            fail(f"{json}: {error.strerror or error}")
+            fail(f"{report}: {error.strerror or error}")
     raise typer.Exit(EQUAL if result.ok else DIFFERENT)
 
 
@@ -119,13 +115,6 @@ def _rows(text: str | None) -> tuple[int, int] | None:
     if not all(part.isdecimal() and 0 < int(part) < 2**31 for part in numbers) or int(numbers[0]) > int(numbers[1]):
         fail(f"--rows is {text!r}; expected a whole number of at least 1, or two with a dash, the smaller first: 1-8")
     return int(numbers[0]), int(numbers[1])
-
-
-def _shapes(texts: list[str]) -> Any:
-    named = [text for text in texts if ":" in text]
-    if named and len(named) != len(texts):
-        fail(f"--input-shape is given with names ({named[0]!r}) and without; expected one way for all inputs")
-    return dict(map(named_sizes, texts)) if named else tuple(map(input_sizes, texts)) or None
 
 
 def _token(file: Path | None, variable: str | None) -> str | None:
@@ -148,17 +137,9 @@ def _check_output(path: Path | None) -> None:
     if path is None:
         return
     if path.is_dir():
-        fail(f"--json is {str(path)!r}, which is a folder; expected a file's name")
+        fail(f"--report is {str(path)!r}, which is a folder; expected a file's name")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        fail(f"--json is {str(path)!r}, but the folder {str(path.parent)!r} does not exist or cannot be written")
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from opau_onnx._version import __version__
-
-        typer.echo(f"opau-loadtest {__version__}")
-        raise typer.Exit
+        fail(f"--report is {str(path)!r}, but the folder {str(path.parent)!r} does not exist or cannot be written")
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import console, fail, failing, input_sizes, steps
+from opau_onnx.cli.common import console, fail, failing, steps
+from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Verbose, Version, input_shapes
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -37,18 +38,11 @@ def plot(
     layers: Annotated[
         str | None, typer.Option(help="Only activations of this name; shell patterns allowed.", metavar="PATTERN")
     ] = None,
-    factory: Annotated[
-        str | None,
-        typer.Option("--model", help="package.module:factory that builds what a state_dict fits.", rich_help_panel=_READING),
-    ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Shape of an example input, e.g. 1,3,224,224; once for each input.", rich_help_panel=_READING),
-    ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Trust MODEL and run the code in it.", rich_help_panel=_READING)
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps.")] = False,
+    factory: Factory = None,
+    input_shape: InputShape = None,
+    allow_pickle: AllowPickle = False,
+    verbose: Verbose = False,
+    version: Version = False,
 ) -> None:  # fmt: skip
     """Draw the learned activations of MODEL: curve, derivative, start, and the inputs that they really get.
 
@@ -57,7 +51,7 @@ def plot(
     output = output or Path(f"{model.stem}.activations.png")
     reading = {
         "factory": factory, "allow_pickle": allow_pickle,
-        "input_shapes": [input_sizes(text) for text in input_shape or []] or None,
+        "input_shapes": input_shapes(input_shape),
     }  # fmt: skip
     if model.suffix.lower() == ".onnx" and any(reading.values()):
         fail("--model, --input-shape and --allow-pickle say how PyTorch files are read; an .onnx file needs none of them")

@@ -3,12 +3,14 @@
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import EQUAL, fail, named_sizes
+from opau_onnx.cli.common import EQUAL, fail
+from opau_onnx.cli.options import InputShape, Version, input_shapes, shapes_of_file
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -34,9 +36,7 @@ def serve(
     instances: Annotated[int | None, _option("Workers [one a core on the CPU, one on a GPU].", _BATCHING)] = None,
     threads: Annotated[int | None, _option("onnxruntime's threads within a run on the CPU [1].", _BATCHING)] = None,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Record a CUDA graph for each batch size.")] = False,
-    input_shape: Annotated[
-        list[str] | None, _option("NAME:1,3,224,224 for the warm-up, where axes other than the first are open.", _BATCHING)
-    ] = None,
+    input_shape: InputShape = None,
     host: Annotated[str | None, _option("Address [127.0.0.1: this machine only].", _LISTEN)] = None,
     http_port: Annotated[int | None, _option("[8000]; 0: any free one, -1: no HTTP.", _LISTEN)] = None,
     grpc_port: Annotated[int | None, _option("[8001]; 0: any free one, -1: no gRPC.", _LISTEN)] = None,
@@ -55,6 +55,7 @@ def serve(
         str, typer.Option(help="local: this process; ray: a Ray Serve cluster.", rich_help_panel=_MANY)
     ] = "local",
     replicas: Annotated[int | None, _option("Copies of the server, with --engine ray [1].", _MANY, min=1)] = None,
+    version: Version = False,
 ) -> None:
     """Serve ONNX files by the Open Inference Protocol (KServe V2), over HTTP and gRPC.
 
@@ -64,7 +65,7 @@ def serve(
     model_flags = _given(
         device=device, library=library, max_batch_size=max_batch_size, max_batch_delay_us=max_batch_delay_us,
         instances=instances, threads=threads, cuda_graph=cuda_graph or None, max_queue=max_queue,
-        input_shapes=dict(named_sizes(text) for text in input_shape or []) or None,
+        input_shapes=_shapes(input_shape, models or []) or None,
     )  # fmt: skip
     server_flags = _given(
         host=host, http_port=http_port, grpc_port=grpc_port, tls_cert=tls_cert, tls_key=tls_key, tls_client_ca=tls_client_ca,
@@ -107,6 +108,16 @@ def _serve(
 
 def _given(**flags: Any) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in flags.items() if value is not None}
+
+
+def _shapes(texts: list[str] | None, models: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Shapes in order are those of the first model's inputs; several models need names."""
+    if len(models) == 1:
+        return shapes_of_file(texts, models[0])
+    found = input_shapes(texts) or {}
+    if not isinstance(found, Mapping):
+        fail("--input-shape without a name needs exactly one MODEL; give NAME:SIZES")
+    return dict(found)
 
 
 def main() -> None:

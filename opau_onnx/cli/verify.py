@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, failing, input_sizes, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, failing, steps
+from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Verbose, Version, input_shapes
 from opau_onnx.compare.names import RUNTIMES, TORCH
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -64,24 +65,13 @@ def verify(
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write DIR/report.json and DIR/report.html.")] = None,
-    factory: Annotated[
-        str | None,
-        typer.Option("--model", help="package.module:factory that builds what a state_dict fits.", rich_help_panel=_READING),
-    ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Shape of an example input, e.g. 1,3,224,224; once for each input.", rich_help_panel=_READING),
-    ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Trust MODEL and run the code in it.", rich_help_panel=_READING)
-    ] = False,
+    factory: Factory = None,
+    input_shape: InputShape = None,
+    allow_pickle: AllowPickle = False,
     samples: Annotated[int, typer.Option(help="Rows of the largest random batch.", min=1, rich_help_panel=_WHAT)] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.", rich_help_panel=_WHAT)] = 0,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps and all that was found.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v)),
-    ] = False,
+    verbose: Verbose = False,
+    version: Version = False,
 ) -> None:  # fmt: skip
     """Is it the same model? Compare MODEL with ONNX files of it in every runtime at hand, down to the layer.
 
@@ -93,7 +83,7 @@ def verify(
     }  # fmt: skip
     reading = {
         "factory": factory, "allow_pickle": allow_pickle,
-        "input_shapes": [input_sizes(text) for text in input_shape or []] or None,
+        "input_shapes": input_shapes(input_shape),
     }  # fmt: skip
     result = _run(model, files, data, reading, settings, report, verbose)
     from opau_onnx.cli.verify_output import show
@@ -130,14 +120,6 @@ def _runtimes(text: str | None) -> list[str] | None:
     if names == [TORCH]:
         fail(f"--runtimes names {TORCH} alone, with which the others are compared; name another one besides")
     return names
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from opau_onnx._version import __version__
-
-        typer.echo(f"opau-verify {__version__}")
-        raise typer.Exit
 
 
 def main() -> None:

@@ -31,17 +31,21 @@ BATCH = 2
 """Size of a first axis that the file leaves open, in the example."""
 
 
-def example_inputs(model: ir.Model, shapes: Mapping[str, Sequence[int]], seed: int) -> tuple[torch.Tensor, ...]:
+def example_inputs(
+    model: ir.Model, shapes: Mapping[str, Sequence[int]] | Sequence[Sequence[int]], seed: int
+) -> tuple[torch.Tensor, ...]:
     """Random inputs of a model, of normal distribution.
 
     Args:
         model: whose inputs.
-        shapes: of inputs with open axes other than the first, by name.
+        shapes: of inputs with open axes other than the first, by name or in order.
         seed: of the generator.
 
     Raises:
         ValidationError: a shape that is open or does not fit, or a dtype that cannot be drawn.
     """
+    if not isinstance(shapes, Mapping):
+        shapes = {str(v.name): shape for v, shape in zip(model.graph.inputs, shapes, strict=False)}
     generator = torch.Generator().manual_seed(seed)
     unknown = sorted(set(shapes) - {str(v.name) for v in model.graph.inputs})
     if unknown:

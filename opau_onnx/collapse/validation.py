@@ -49,7 +49,7 @@ class ValidationConfig:
 
     Attributes:
         reference: the PyTorch model (as :func:`opau_onnx.export_model` takes it); None for the file that is collapsed.
-        input_shapes: of inputs with open axes other than the first, by name; where there is no reference.
+        input_shapes: of inputs with open axes other than the first, by name or in order; where there is no reference.
         options: of the comparison.
         skip: compare nothing.
         min_agreement: the smallest share of samples that must keep their class where a quantized model is compared with the
@@ -57,7 +57,7 @@ class ValidationConfig:
     """
 
     reference: Source | str | Path | None = None
-    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    input_shapes: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] = field(default_factory=dict)
     options: ToleranceConfig = field(default_factory=ToleranceConfig)
     skip: bool = False
     min_agreement: float = 0.99

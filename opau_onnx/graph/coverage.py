@@ -59,6 +59,23 @@ def read(model: Path | bytes | onnx.ModelProto) -> Contents:
     return Contents(found, versions[0] if versions else None, bool(functions), external)
 
 
+def input_names(path: Path) -> list[str]:
+    """The inputs of an ONNX file that hold no stored value.
+
+    Raises:
+        SpecError: it is not an ONNX model.
+        OSError: the file cannot be read.
+    """
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except OSError:
+        raise
+    except Exception as error:  # protobuf's own types
+        raise SpecError(f"this is not an ONNX model: {type(error).__name__}: {error}") from None
+    stored = {tensor.name for tensor in graph.initializer}
+    return [value.name for value in graph.input if value.name not in stored]
+
+
 def _all(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node

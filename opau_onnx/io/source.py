@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from opau_onnx.errors import ExportError, LoadError, ReplacementError
 from opau_onnx.io import checkpoint, pt2_scan, torch_files
 from opau_onnx.nn.adopting import Adopted, adopted_copy
+from opau_onnx.nn.casting import input_names
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Source:
     left: tuple[str, ...] = ()
 
 
-Shapes = list[tuple[int, ...]]
+Shapes = Sequence[tuple[int, ...]] | Mapping[str, tuple[int, ...]]
 
 
 def load(path: Path, *, factory: str | None = None, input_shapes: Shapes | None = None, allow_pickle: bool = False) -> Source:
@@ -54,7 +55,7 @@ def load(path: Path, *, factory: str | None = None, input_shapes: Shapes | None 
         path: a checkpoint of this package, a state_dict (.pt, .pth, .safetensors), an exported program (.pt2), or, with
             ``allow_pickle``, a whole pickled module.
         factory: "package.module:callable", which builds the module that a state_dict fits.
-        input_shapes: shapes of float32 example inputs, in the order of the model's arguments.
+        input_shapes: shapes of float32 example inputs, in the order of the model's arguments or by their names.
         allow_pickle: trust the file.
 
     Raises:
@@ -70,14 +71,14 @@ def load(path: Path, *, factory: str | None = None, input_shapes: Shapes | None 
     if checkpoint.is_checkpoint(content):
         _unused(path, "checkpoint", factory=factory)
         model, example = checkpoint.build(content, path)
-        return _source(path, "checkpoint", model, _examples(input_shapes) or (example,))
+        return _source(path, "checkpoint", model, _examples(model, input_shapes) or (example,))
     if isinstance(content, nn.Module):
         _unused(path, "pickled module", factory=factory)
-        return _source(path, "pickled module", content.cpu().eval(), _needed(path, input_shapes))
+        return _source(path, "pickled module", content.cpu().eval(), _needed(path, content, input_shapes))
     state = _state_dict(path, content)
     model = _build(path, factory)
     checkpoint.load_weights(model, state, path)
-    return _source(path, "state_dict", model.cpu().eval(), _needed(path, input_shapes))
+    return _source(path, "state_dict", model.cpu().eval(), _needed(path, model, input_shapes))
 
 
 def _source(path: Path, kind: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Source:
@@ -191,16 +192,22 @@ def _unused(path: Path, kind: str, factory: str | None = None, shapes: Shapes | 
             raise LoadError(f"{path} is a {kind}, which needs no {option}; leave it out")
 
 
-def _needed(path: Path, shapes: Shapes | None) -> tuple[Tensor, ...]:
-    examples = _examples(shapes)
+def _needed(path: Path, model: nn.Module, shapes: Shapes | None) -> tuple[Tensor, ...]:
+    examples = _examples(model, shapes)
     if examples is None:
         raise LoadError(f"{path} holds no example input; pass --input-shape, e.g. --input-shape 1,3,224,224, once per input")
     return examples
 
 
-def _examples(shapes: Shapes | None) -> tuple[Tensor, ...] | None:
+def _examples(model: nn.Module, shapes: Shapes | None) -> tuple[Tensor, ...] | None:
     if not shapes:
         return None
+    if isinstance(shapes, Mapping):
+        names = input_names(model, len(shapes))
+        unknown = sorted(set(shapes) - set(names))
+        if unknown:
+            raise LoadError(f"--input-shape names {unknown[0]!r}; the model takes {', '.join(names)}")
+        shapes = [shapes[name] for name in names]
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(shape, generator=generator) for shape in shapes)
 

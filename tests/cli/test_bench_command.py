@@ -43,7 +43,11 @@ def measured(*arguments: Any, before: str = "") -> Done:
 def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """One run with everything but torch.compile."""
     folder = tmp_path_factory.mktemp("bench")
-    files = [v for kind in ("json", "plot", "markdown") for v in (f"--{kind}", folder / f"out.{kind}".replace("plot", "png"))]
+    files = [
+        v
+        for kind, end in (("report", "json"), ("plot", "png"), ("markdown", "markdown"))
+        for v in (f"--{kind}", folder / f"out.{end}")
+    ]
     return measured(*TINY, "--batches", "1,3", "--dtypes", "float32,float16,bfloat16,float64", "--verbose", *files), folder
 
 
@@ -107,7 +111,7 @@ def test_all_files_are_written(full: tuple[Any, Path]) -> None:
 
 def test_without_a_library_the_rest_is_measured(tmp_path: Path) -> None:
     none = "from opau_onnx.bench import machine; machine.library = lambda: (None, 'not built: no compiler')"
-    done = measured(*TINY, "--subjects", "kernel,relu", "--sizes", "64", "--json", tmp_path / "a.json", before=none)
+    done = measured(*TINY, "--subjects", "kernel,relu", "--sizes", "64", "--report", tmp_path / "a.json", before=none)
     assert done.exit_code == 0, done.output
     assert "kernel (float32): not built: no compiler" in done.output
     found = json.loads((tmp_path / "a.json").read_text())
@@ -118,7 +122,7 @@ def test_without_a_library_the_rest_is_measured(tmp_path: Path) -> None:
 def test_another_activation(tmp_path: Path) -> None:
     done = measured(
         *TINY, "--subjects", "function,torch", "--sizes", "64", "--basis", "chebyshev", "--form", "abs_sum", "--degrees", "3,2",
-        "--json", tmp_path / "a.json",
+        "--report", tmp_path / "a.json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "chebyshev, abs_sum, degrees (3, 2)" in done.output
@@ -159,7 +163,7 @@ def test_sizes(text: str, sizes: tuple[int, ...]) -> None:
         (("--form", "square"), "unknown denominator form 'square'"),
         (("--threads", "0"), "threads"),
         (("--rounds", "0"), "rounds"),
-        (("--json", "nowhere/a.json"), "does not exist or cannot be written"),
+        (("--report", "nowhere/a.json"), "does not exist or cannot be written"),
         (("--markdown", "."), "which is a folder"),
         (("--plot", "a.jpg"), "ends in .png"),
     ],
@@ -197,7 +201,7 @@ def test_an_interrupted_run_writes_nothing(error: BaseException, monkeypatch: py
         raise error
 
     monkeypatch.setattr("opau_onnx.bench.run.measure", measure)
-    done = run(*TINY, "--subjects", "relu", "--json", tmp_path / "a.json", "--markdown", tmp_path / "a.md")
+    done = run(*TINY, "--subjects", "relu", "--report", tmp_path / "a.json", "--markdown", tmp_path / "a.md")
     assert done.exit_code == 2
     assert ("interrupted; nothing was written" if isinstance(error, KeyboardInterrupt) else "RuntimeError: odd") in done.output
     assert not list(tmp_path.iterdir())
@@ -209,7 +213,7 @@ def test_a_plot_that_fails_leaves_no_other_file(tmp_path: Path) -> None:
         "def plot(content, path):\n    raise OSError(28, 'No space left on device', 'a.png')\n"
         "opau_onnx.bench.plot.plot = plot"
     )
-    done = measured(*TINY, "--subjects", "relu", "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png", before=broken)
+    done = measured(*TINY, "--subjects", "relu", "--report", tmp_path / "a.json", "--plot", tmp_path / "a.png", before=broken)
     assert done.exit_code == 2
     assert "a.png: No space left on device" in done.output
     assert not list(tmp_path.iterdir())

@@ -48,7 +48,7 @@ def test_sixteen_bits_are_certified(model: Path) -> None:
 
 def test_a_sample_is_no_certificate(model: Path) -> None:
     required_library()
-    done = run(model, "--quick", "--output", model.with_name("c.json"))
+    done = run(model, "--quick", "--report", model.with_name("c.json"))
     assert done.returncode == 0, done.stderr
     assert "this is no certificate" in done.stdout
     assert not json.loads(model.with_name("c.json").read_text())["certificate"]
@@ -86,7 +86,7 @@ def test_interrupting_leaves_nothing(model: Path) -> None:
         (["junk.onnx"], "is not an ONNX model"),
         (["m.onnx", "--dtypes", "float64"], "--dtypes has 'float64'; expected some of float32, float16, bfloat16"),
         (["inputs.onnx"], "are not stored in"),
-        (["m.onnx", "--quick", "--output", "nowhere/c.json"], "nowhere/c.json"),
+        (["m.onnx", "--quick", "--report", "nowhere/c.json"], "nowhere/c.json"),
     ],
 )
 def test_errors(model: Path, arguments: list[str], message: str) -> None:

@@ -31,7 +31,7 @@ def once(act: str) -> Any:
 def test_all_right(tmp_path: Path) -> None:
     report = tmp_path / "found.json"
     with threaded(FakeHttp()) as server:
-        done = run(server.url, "--model", "twice", *QUICK, "--rows", "1-4", "--json", report)
+        done = run(server.url, "--model", "twice", *QUICK, "--rows", "1-4", "--report", report)
     assert done.exit_code == 0, done.output
     assert "fake 0, model twice version 1 (implementation kernel; provider FakeProvider)" in done.output
     assert "closed loop, 4 clients" in done.output
@@ -72,7 +72,7 @@ def test_grpc_and_the_open_loop_with_a_file(tmp_path: Path) -> None:
 def test_faults(act: str, said: str, tmp_path: Path) -> None:
     report = tmp_path / "found.json"
     with threaded(FakeHttp(once(act))) as server:
-        done = run(server.url, *QUICK, "--json", report)
+        done = run(server.url, *QUICK, "--report", report)
     assert done.exit_code == 1, done.output
     assert said in done.output
     assert "NOT all answers were right" in done.output
@@ -83,7 +83,9 @@ def test_interrupting_shows_what_was_measured(tmp_path: Path) -> None:
     report = tmp_path / "found.json"
     with threaded(FakeHttp()) as server:
         command = [sys.executable, "-m", "opau_onnx.cli.loadtest", server.url, "--seconds", "100", "--warmup", "0"]
-        process = subprocess.Popen([*command, "--json", str(report)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, "--report", str(report)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         while server.seen < 500 and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
@@ -102,7 +104,7 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
     report = tmp_path / "found.json"
     with threaded(FakeHttp(token="secret")) as server:
         for option in (("--token-file", tmp_path / "token"), ("--token-env", "MY_TOKEN")):
-            done = run(server.url, *QUICK, *option, "--json", report)
+            done = run(server.url, *QUICK, *option, "--report", report)
             assert done.exit_code == 0, done.output
             assert "secret" not in done.output + report.read_text()
         done = run(server.url, *QUICK)
@@ -120,13 +122,13 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
         (("http://h", "--arrivals", "often"), "--arrivals is 'often'"),
         (("http://h", "--rate", "0"), "rate is 0.0; expected a number above 0"),
         (("http://h", "--input-shape", "a"), "--input-shape is 'a'"),
-        (("http://h", "--input-shape", "x:1,2", "--input-shape", "3,4"), "given with names ('x:1,2') and without"),
+        (("http://h", "--input-shape", "x:1,2", "--input-shape", "3,4"), "given with names and without"),
         (("http://h", "--token-env", "NO_SUCH_VARIABLE"), "no such environment variable"),
         (("http://h", "--token-file", "none"), "--token-file none cannot be read"),
         (("http://h", "--token-file", "empty"), "is empty"),
         (("http://h", "--token-file", "empty", "--token-env", "HOME"), "exclude each other"),
-        (("http://h", "--json", "nowhere/found.json"), "the folder 'nowhere' does not exist"),
-        (("http://h", "--json", "."), "which is a folder"),
+        (("http://h", "--report", "nowhere/found.json"), "the folder 'nowhere' does not exist"),
+        (("http://h", "--report", "."), "which is a folder"),
         (("http://h", "--ca", "none.pem"), "is not encrypted"),
     ],
 )

@@ -1,0 +1,81 @@
+"""Options that several commands share, each with one meaning and one grammar."""
+
+# No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opau_onnx.cli.common import fail, sizes
+
+Shape = tuple[int, ...]
+READING = "Reading the model"
+
+
+def _show_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        from opau_onnx._version import __version__
+
+        typer.echo(f"opau-{context.command.name} {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps, and all that was found.")]
+Report = Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the report as JSON.", show_default=False)]
+Factory = Annotated[
+    str | None,
+    typer.Option("--model", help="package.module:factory that builds what a state_dict fits.", rich_help_panel=READING),
+]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Trust MODEL and run the code in it.", rich_help_panel=READING)
+]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME:]SIZES",
+        help="Shape of an input whose sizes the model leaves open, e.g. 1,3,224,224 or images:1,3,224,224; once for each, all "
+        "with names or all in order.",
+        show_default=False,
+    ),
+]
+
+
+def input_shapes(texts: Sequence[str] | None) -> Mapping[str, Shape] | tuple[Shape, ...] | None:
+    """The values of --input-shape: by name, or in order; None where there are none. Ends the command where they are wrong."""
+    named: dict[str, Shape] = {}
+    ordered: list[Shape] = []
+    for text in texts or ():
+        name, _, rest = text.rpartition(":")
+        shape = sizes(rest)
+        if not shape or (":" in text and not name):
+            fail(
+                f"--input-shape is {text!r}; expected [NAME:]SIZES, whole numbers of at least 1 with commas, e.g. 1,3,224,224 "
+                "or images:1,3,224,224"
+            )
+        if name:
+            named[name] = shape
+        else:
+            ordered.append(shape)
+    if named and ordered:
+        fail("--input-shape is given with names and without; expected one way for all inputs")
+    return named or tuple(ordered) or None
+
+
+def shapes_of_file(texts: Sequence[str] | None, path: Path) -> dict[str, Shape]:
+    """:func:`input_shapes` by the names of an ONNX file's inputs."""
+    found = input_shapes(texts)
+    if found is None or isinstance(found, Mapping):
+        return dict(found or {})
+    from opau_onnx.errors import OpauError
+    from opau_onnx.graph.coverage import input_names
+
+    try:
+        names = input_names(path)
+    except (OpauError, OSError) as error:
+        fail(f"{path}: {error}")
+    if len(found) > len(names):
+        fail(f"--input-shape is given {len(found)} times; {path} has the inputs {', '.join(names)}")
+    return dict(zip(names, found, strict=False))
