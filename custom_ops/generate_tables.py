@@ -1,4 +1,4 @@
-"""Write ``opau/tables.hpp``: the tables of ``opau_onnx/core/spec.py`` and ``opau_onnx/core/bases.py`` for C++.
+"""Write ``opau/tables.hpp``: the tables of ``spec.py``, ``denominators.py`` and ``bases.py`` of ``opau_onnx/core/`` for C++.
 
 Run by the build: ``python generate_tables.py OUTPUT``. Needs nothing but the standard library: these two modules import no
 more. Exact fractions become the nearest double.
@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # what is being
 
 from opau_onnx.core import spec
 from opau_onnx.core.bases import polynomials
+from opau_onnx.core.denominators import FORMS, MODES, Form
 
 TOP = """// Generated from opau_onnx/core/spec.py by generate_tables.py at build time. Do not edit.
 #pragma once
@@ -34,21 +35,29 @@ struct Basis {
   double monomials[kMaxDegree + 1][kMaxDegree + 1];    // f_n = sum_i monomials[n][i] x**i
 };
 
-enum class Absolute { terms, sum, none };
-
 struct Form {
   const char* name;
   int first;         // the denominator's first coefficient belongs to f_first
   double offset;
-  Absolute absolute;
+  Mode mode;
   bool bounded;      // whether Q = max(minimum, ...)
   double minimum;
   bool safe;
+  int power;         // of the terms: term(s t) = s**power term(t)
+  double limit[kMaxDegree + 1];  // X0 of the range policy by the larger degree
 };
+"""
+MODES_TEXT = """
+// What a denominator does to its terms and to their sum: opau_onnx/core/denominators.py.
+enum class Mode {{ {names} }};
+inline constexpr int kModes = {count};
+template <Mode...>
+struct ModeList {{}};
+using Modes = ModeList<{list}>;
 """
 
 
-def _row(values: Sequence[Fraction]) -> str:
+def _row(values: Sequence[Fraction | float]) -> str:
     return "{" + ", ".join(repr(float(v)) for v in values) + "}"
 
 
@@ -62,6 +71,13 @@ def _basis(name: str) -> str:
     return f"    {{{flags},\n     " + ",\n     ".join(parts) + "},"
 
 
+def _form(form: Form) -> str:
+    bounded = form.minimum is not None
+    numbers = f"{form.first}, {form.offset!r}, Mode::{form.mode.name}, {str(bounded).lower()}, {form.minimum or 0.0!r}"
+    limits = _row([spec.ordinary_limit(n, form.mode.power) for n in range(spec.MAX_DEGREE + 1)])
+    return f'    {{"{form.name}", {numbers}, {str(form.safe).lower()}, {form.mode.power}, {limits}}},'
+
+
 def render() -> str:
     """The header's text."""
     top = spec.MAX_DEGREE
@@ -72,16 +88,14 @@ def render() -> str:
     lines.append(f'inline constexpr const char* kFixedOpType = "{spec.FIXED_OP_TYPE}";')
     lines.append(f"inline constexpr int kOpsetVersion = {spec.OPSET_VERSION};")
     lines.append(f"inline constexpr double kCoefficientLimit = {spec.COEFFICIENT_LIMIT!r};")
-    limits = _row([spec.ordinary_limit(n) for n in range(top + 1)])
-    lines.append(f"inline constexpr double kOrdinaryLimit[kMaxDegree + 1] = {limits};")
+    names = [mode.name for mode in MODES]
+    listed = ", ".join(f"Mode::{name}" for name in names)
+    lines.append(MODES_TEXT.format(names=", ".join(names), count=len(names), list=listed))
     lines.append(STRUCTS)
     lines.append("inline constexpr Basis kBases[] = {")
     lines += map(_basis, spec.BASES)
     lines.append("};\n\ninline constexpr Form kForms[] = {")
-    for form in spec.FORMS.values():
-        bounded = form.minimum is not None
-        numbers = f"{form.first}, {form.offset!r}, Absolute::{form.absolute}, {str(bounded).lower()}, {form.minimum or 0.0!r}"
-        lines.append(f'    {{"{form.name}", {numbers}, {str(form.safe).lower()}}},')
+    lines += map(_form, FORMS.values())
     lines.append("};\n\n}  // namespace opau::tables\n")
     return "\n".join(lines)
 

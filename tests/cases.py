@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+from opau_onnx.core.denominators import FORMS
 from opau_onnx.core.oracle import Evaluation
-from opau_onnx.core.spec import BASES, FORMS, Config, ordinary_limit
+from opau_onnx.core.spec import BASES, Config, ordinary_limit
 
 Array = npt.NDArray[Any]
 

@@ -53,7 +53,7 @@ inline __attribute__((always_inline)) void sums(const Function& f, const F* x, i
     if (m > 0) step(tables::kBases[f.basis], m - 1, x, n, s.before, s.now);
     if (m <= f.k) add(F(f.numerator[m]), s.now, n, false, s.top, s.top_size);
     if (m <= f.l && m >= form.first) {
-      add(F(f.denominator[m - form.first]), s.now, n, form.absolute == tables::Absolute::terms, s.inner, s.inner_size);
+      add(F(f.denominator[m - form.first]), s.now, n, form.mode == tables::Mode::terms, s.inner, s.inner_size);
     }
   }
 }
@@ -63,7 +63,7 @@ inline __attribute__((always_inline)) void finish(const Function& f, int n, cons
   const auto& form = tables::kForms[f.form];
   const F offset = F(form.offset), minimum = F(form.minimum);
   for (int i = 0; i < n; ++i) {
-    const F inner = form.absolute == tables::Absolute::sum && s.inner[i] < 0 ? -s.inner[i] : s.inner[i];
+    const F inner = form.mode == tables::Mode::sum && s.inner[i] < 0 ? -s.inner[i] : s.inner[i];
     F bottom = offset + inner;
     const bool clamped = form.bounded && bottom < minimum;
     if (clamped) bottom = minimum;

@@ -178,21 +178,19 @@ constexpr void fill(KernelSet<typename O::T>& set) {
   set.lane[int(kind)][int(mode)] = LaneLoop<O, dtype, kind, mode>::run;
 }
 
-template <class O, Dtype dtype, Kind kind>
-constexpr void fill(KernelSet<typename O::T>& set) {
-  fill<O, dtype, kind, Mode::terms>(set);
-  fill<O, dtype, kind, Mode::sum>(set);
-  fill<O, dtype, kind, Mode::none>(set);
+template <class O, Dtype dtype, Kind kind, Mode... modes>
+constexpr void fill(KernelSet<typename O::T>& set, tables::ModeList<modes...>) {
+  (fill<O, dtype, kind, modes>(set), ...);
 }
 
 template <class O, Dtype dtype>
 constexpr KernelSet<typename O::T> kernel_set() {
   KernelSet<typename O::T> set{};
   set.width = O::kWidth;
-  fill<O, dtype, Kind::power>(set);
-  fill<O, dtype, Kind::hermite>(set);
-  fill<O, dtype, Kind::symmetric>(set);
-  fill<O, dtype, Kind::general>(set);
+  fill<O, dtype, Kind::power>(set, tables::Modes{});
+  fill<O, dtype, Kind::hermite>(set, tables::Modes{});
+  fill<O, dtype, Kind::symmetric>(set, tables::Modes{});
+  fill<O, dtype, Kind::general>(set, tables::Modes{});
   return set;
 }
 

@@ -78,7 +78,7 @@ Plan make_plan(const Config& config) {
   const bool unrolled = config.k <= kUnrolledK && config.l <= kUnrolledL && basis.symmetric;
   const bool shared = basis.centre[3] == basis.centre[4];
   const Kind kind = !unrolled ? Kind::general : basis.power ? Kind::power : shared ? Kind::hermite : Kind::symmetric;
-  return {config, kind, kForms[config.form].absolute, std::max(config.k, config.l)};
+  return {config, kind, kForms[config.form].mode, std::max(config.k, config.l)};
 }
 
 template <class T>
@@ -86,7 +86,7 @@ Constants<T> make_constants(const Plan& plan) {
   const auto& basis = kBases[plan.config.basis];
   const auto& form = kForms[plan.config.form];
   Constants<T> k{};
-  k.limit = T(tables::kOrdinaryLimit[plan.kind == Kind::general ? plan.degree : std::max(kUnrolledK, kUnrolledL)]);
+  k.limit = T(form.limit[plan.kind == Kind::general ? plan.degree : std::max(kUnrolledK, kUnrolledL)]);
   k.offset = T(form.offset);
   k.minimum = form.bounded ? T(form.minimum) : -std::numeric_limits<T>::infinity();
   for (int n = 2; n <= kUnrolledL; ++n) k.minus_centre[n] = T(-basis.centre[n]);

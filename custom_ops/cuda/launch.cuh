@@ -230,19 +230,19 @@ class Launcher final : public CudaActivation {
   }
 };
 
-template <Dtype dtype, Kind kind, class T>
-std::unique_ptr<CudaActivation> with_mode(const Plan& plan, const Coefficients<T>& c) {
-  if (plan.mode == Mode::terms) return std::make_unique<Launcher<dtype, kind, Mode::terms>>(plan, c);
-  if (plan.mode == Mode::sum) return std::make_unique<Launcher<dtype, kind, Mode::sum>>(plan, c);
-  return std::make_unique<Launcher<dtype, kind, Mode::none>>(plan, c);
+template <Dtype dtype, Kind kind, class T, Mode... modes>
+std::unique_ptr<CudaActivation> with_mode(const Plan& plan, const Coefficients<T>& c, tables::ModeList<modes...>) {
+  std::unique_ptr<CudaActivation> made;
+  ((plan.mode == modes ? void(made = std::make_unique<Launcher<dtype, kind, modes>>(plan, c)) : void()), ...);
+  return made;
 }
 
 template <Dtype dtype, class T>
 std::unique_ptr<CudaActivation> launcher(const Plan& plan, const Coefficients<T>& c) {
-  if (plan.kind == Kind::power) return with_mode<dtype, Kind::power>(plan, c);
-  if (plan.kind == Kind::hermite) return with_mode<dtype, Kind::hermite>(plan, c);
-  if (plan.kind == Kind::symmetric) return with_mode<dtype, Kind::symmetric>(plan, c);
-  return with_mode<dtype, Kind::general>(plan, c);
+  if (plan.kind == Kind::power) return with_mode<dtype, Kind::power>(plan, c, tables::Modes{});
+  if (plan.kind == Kind::hermite) return with_mode<dtype, Kind::hermite>(plan, c, tables::Modes{});
+  if (plan.kind == Kind::symmetric) return with_mode<dtype, Kind::symmetric>(plan, c, tables::Modes{});
+  return with_mode<dtype, Kind::general>(plan, c, tables::Modes{});
 }
 
 }  // namespace opau::OPAU_TARGET

@@ -1,4 +1,4 @@
-"""``collapse_model``: an ONNX file with learned activations -> one with fixed functions, proven equal."""
+"""``collapse_model``: an ONNX file with learned activations -> one with fixed functions, verified within a rounding bound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from opau_onnx.collapse.approximation.approximate import ApproximationBudget
 from opau_onnx.collapse.approximation.ranges import activation_ranges
-from opau_onnx.collapse.passes import fused, lookup, standard
+from opau_onnx.collapse.forms import CollapsePass, form_of, remove_unused
 from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.quantize import QuantizationConfig, Quantized, quantized
 from opau_onnx.collapse.result import CollapseResult, records, write_report
@@ -23,10 +23,6 @@ from opau_onnx.graph import save
 from opau_onnx.graph.metadata import METADATA
 from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.source import Source
-
-FORMS = {
-    "fused": fused.replace_activations, "lut": lookup.replace_activations, "standard": standard.replace_activations,
-}  # fmt: skip
 
 
 def collapse_model(
@@ -69,7 +65,7 @@ def collapse_model(
     source, output, comparing = Path(source), Path(output), comparing or ValidationConfig()
     _check_paths(source, output)
     data = data if data is None or isinstance(data, Data) else Data(data)
-    check_form(form)
+    form_of(form)
     check_tolerance(tolerance, data)
     check_quantizing(form, quantizing, data, comparing)
     progress(f"reading {source}")
@@ -88,7 +84,9 @@ def _collapse(
     model, external = _read(source), _has_external_data(source)
     allowed = _allowed(source, model, tolerance, data, progress)
     progress("choosing how to evaluate each activation")
-    replaced = FORMS[form](model, allowed)
+    collapse = CollapsePass(form_of(form), allowed)
+    collapse(model)
+    replaced = collapse.replaced
     clean(model, form, replaced)
     with save.staging(output) as folder:
         staged = folder / output.name
@@ -118,11 +116,10 @@ def export_collapsed(
     Raises:
         As :func:`opau_onnx.export_model` and :func:`collapse_model`.
     """
-    check_form(form)
-    if form == "lut":
+    if form_of(form).quantized:
         raise CollapseError(
-            "the lut form needs a quantized model, which opau-export does not make: export first, then opau-collapse FILE.onnx "
-            "OUTPUT.onnx --form lut --quantize --data SAMPLES"
+            f"the {form} form needs a quantized model, which opau-export does not make: export first, then opau-collapse "
+            f"FILE.onnx OUTPUT.onnx --form {form} --quantize --data SAMPLES"
         )
     check_tolerance(tolerance, data)
     with save.staging(output) as folder:
@@ -137,12 +134,6 @@ def export_collapsed(
         )
 
 
-def check_form(form: str) -> None:
-    """Raise CollapseError for an unknown one."""
-    if form not in FORMS:
-        raise CollapseError(f"the form is {form!r}; expected one of {', '.join(FORMS)}")
-
-
 def check_tolerance(tolerance: float, data: Data | None) -> None:
     """Raise CollapseError for one that is not a number of at least 0, or that has no data."""
     if not 0.0 <= tolerance < float("inf"):
@@ -153,11 +144,12 @@ def check_tolerance(tolerance: float, data: Data | None) -> None:
 
 def check_quantizing(form: str, quantizing: QuantizationConfig | None, data: Data | None, comparing: ValidationConfig) -> None:
     """Raise CollapseError where quantization lacks its form or data, or a comparison by classes lacks data."""
-    if quantizing is not None and form != "lut":
+    quantized_form = form_of(form).quantized
+    if quantizing is not None and not quantized_form:
         raise CollapseError(f"the form is {form!r}; a model is quantized for --form lut only")
     if quantizing is not None and data is None:
         raise CollapseError("quantization needs real inputs to know the ranges of all tensors: give --data (data=)")
-    if form == "lut" and data is None and comparing.reference is not None and not comparing.skip:
+    if quantized_form and data is None and comparing.reference is not None and not comparing.skip:
         raise CollapseError("a quantized model is compared with a float one by its classes on real inputs: give --data (data=)")
     if not 0.0 <= comparing.min_agreement <= 1.0:
         raise CollapseError(f"the smallest agreement is {comparing.min_agreement}; expected a share from 0 to 1")
@@ -175,13 +167,8 @@ def _allowed(
 
 
 def clean(model: ir.Model, form: str, replaced: Sequence[CollapsedActivation]) -> None:
-    """Drop coefficients and functions that nothing uses any more, and say in the file what was done."""
-    for name in [n for n, value in model.graph.initializers.items() if not value.uses() and not value.is_graph_output()]:
-        del model.graph.initializers[name]
-    for key in [k for k in model.functions if k[:2] == (DOMAIN, OP_TYPE)]:
-        del model.functions[key]
-    if form != "fused":
-        model.graph.opset_imports.pop(DOMAIN, None)
+    """Drop what nothing uses any more, and say in the file what was done."""
+    remove_unused(model)
     model.metadata_props.pop("opau.activations", None)
     model.metadata_props[METADATA] = json.dumps({"activations": records(replaced), "form": form}, sort_keys=True)
 

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from opau_onnx.collapse.passes.operators import Constants, NumpyOps, Value, Writer
 from opau_onnx.collapse.plans import SCALED, EvaluationPlan, evaluate, plans
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF
 from opau_onnx.core import oracle
 from opau_onnx.core.bases import polynomials
+from opau_onnx.core.numpy_ops import NumpyOps
 from opau_onnx.graph.frozen import Frozen
+from opau_onnx.graph.operators import Constants, Value, Writer
 
 DENSE = 12.0
 
@@ -103,12 +104,12 @@ def breakpoints(frozen: Frozen) -> list[float]:
     """Real zeros of what absolute values in Q act on: of each basis polynomial, or of their sum."""
     config = frozen.config
     table = polynomials(config.basis).monomials
-    first, absolute = config.denominator_form.first, config.denominator_form.absolute
+    first, kinks = config.denominator_form.first, config.denominator_form.mode.kinks
     found: list[float] = []
-    if absolute == "terms":
+    if kinks == "rows":
         for n in range(1, config.degrees[1] + 1):
             found += _real_roots([float(v) for v in table[n][: n + 1]])
-    elif absolute == "sum":
+    elif kinks == "sum":
         for row in range(config.groups):
             d = one_row(frozen, row).denominator
             sums = [sum(float(table[j + first][i]) * v for j, v in enumerate(d)) for i in range(config.degrees[1] + 1)]

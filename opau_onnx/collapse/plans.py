@@ -19,7 +19,6 @@ import numpy as np
 
 from opau_onnx.core import evaluation
 from opau_onnx.core.bases import polynomials
-from opau_onnx.core.spec import Config
 from opau_onnx.graph.frozen import Array, Frozen
 
 
@@ -70,13 +69,13 @@ SCALED = EvaluationPlan()
 def plans(frozen: Frozen) -> list[EvaluationPlan]:
     """Those that apply to this activation."""
     config = frozen.config
-    absolute = config.denominator_form.absolute
+    mode = config.denominator_form.mode
     symmetric = polynomials(config.basis).symmetric
     found = [SCALED]
     if Tail.of(frozen) is None or config.top == 0:
         return found
     denominators = ["rows"]
-    if absolute != "terms" or config.basis == "power":
+    if not mode.by_term or config.basis == "power":
         denominators.append("monomials")
     elif symmetric and config.degrees[1] <= 4:
         denominators.append("closed")
@@ -102,14 +101,14 @@ class Tail:
         """None where f grows faster, falls to zero, or may be clamped at large inputs."""
         k, l = frozen.config.degrees
         form = frozen.config.denominator_form
-        if form.minimum is not None or k - l not in (0, 1) or frozen.config.denominator_size < 1:
+        if form.mode.power != 1 or form.minimum is not None or k - l not in (0, 1) or frozen.config.denominator_size < 1:
             return None
         leading = [float(v) for v in polynomials(frozen.config.basis).leading]
         top = frozen.column("numerator", k) * leading[k]
         bottom = frozen.column("denominator", l - form.first) * leading[l]
         if l == 0 or not (np.all(top) and np.all(bottom)):  # rows of different degrees
             return None
-        absolute = form.absolute != "none"
+        absolute = form.mode.kinks is not None
         slope = top / (np.abs(bottom) if absolute else bottom)
         return Tail(slope if k > l else None, even=absolute and l % 2 == 1)
 
@@ -154,21 +153,11 @@ EXPONENTS = {"float32": (120, 40), "float64": (1000, 200)}
 
 
 def _scaled(ops: evaluation.Ops, frozen: Frozen, x: Any) -> Any:
-    config, form = frozen.config, frozen.config.denominator_form
-    numerator = [frozen.column("numerator", i) for i in range(config.numerator_size)]
-    denominator = [frozen.column("denominator", j) for j in range(config.denominator_size)]
-    if form.absolute == "terms":
-        denominator = [np.abs(d) for d in denominator]
+    config, known = frozen.config, frozen.coefficients()
     rows = evaluation.constant_rows(ops, x) if config.top == 0 else evaluation.scaled_basis(ops, config, x, _beyond(frozen))
-    values = evaluation.Coefficients(
-        [_nonzero(_cast(frozen, c)) for c in numerator], [_nonzero(_cast(frozen, d)) for d in denominator]
-    )
-    return _quotient(ops, config, rows, values)
-
-
-def _quotient(ops: evaluation.Ops, config: Config, rows: list[Any], values: evaluation.Coefficients) -> Any:
-    top = evaluation.dot(ops, values.numerator, rows)
-    bottom, _ = evaluation.denominator(ops, config.denominator_form, rows, values.denominator)
+    numerator, denominator = ([_nonzero(_cast(frozen, v)) for v in some] for some in (known.numerator, known.denominator))
+    top = evaluation.dot(ops, numerator, evaluation.numerator_rows(config.denominator_form, rows))
+    bottom, _ = evaluation.denominator(ops, config.denominator_form, rows, denominator)
     return ops.divide(_times(rows[0], 0.0) if top is None else top, bottom)
 
 
@@ -208,18 +197,16 @@ class _Rational:
         self.basis = polynomials(frozen.config.basis)
         self.rows: list[Any] = [1.0]
         form, first = frozen.config.denominator_form, frozen.config.denominator_form.first
-        raw = [frozen.column("denominator", j) for j in range(frozen.config.denominator_size)]
         # Weights of the monic rows 0 .. l.
+        leads = [form.mode.weight(np, float(v)) for v in self.basis.leading[first:]]
         self.weights: list[Array] = [np.zeros(())] * first
-        self.weights += [v * float(self.basis.leading[j + first]) for j, v in enumerate(raw)]
-        if form.absolute == "terms":
-            self.weights = [np.abs(w) for w in self.weights]
+        self.weights += [w * lead for w, lead in zip(frozen.coefficients().denominator, leads, strict=False)]
         self.scale = self._scale() if scheme.normalized else np.ones(())
 
     def _scale(self) -> Array:
         """Q's leading weight; positive where an absolute value or a bound acts on Q."""
         lead = self.weights[-1]
-        return lead if self.frozen.config.denominator_form.absolute == "none" else np.abs(lead)
+        return lead if self.frozen.config.denominator_form.mode.kinks is None else np.abs(lead)
 
     def constant(self, value: Any) -> Any:
         """In the dtype of computation, divided by the common scale."""
@@ -280,14 +267,14 @@ class _Rational:
 
     def _denominator(self) -> Any:
         form = self.frozen.config.denominator_form
-        if form.absolute == "sum":
+        if form.mode.on_sum:
             return _plus(self.ops.abs(self._inner(np.zeros(()))), self.constant(np.asarray(form.offset)))
         total = self._inner(np.asarray(form.offset))
         return total if form.minimum is None else self.ops.maximum(total, self.constant(np.asarray(form.minimum)))
 
     def _inner(self, offset: Array) -> Any:
         """offset + the sum of Q's terms."""
-        terms = self.frozen.config.denominator_form.absolute == "terms"
+        terms = self.frozen.config.denominator_form.mode.by_term
         weights = [self.weights[0] + offset, *self.weights[1:]]
         if self.scheme.denominator == "closed":
             return self._closed(weights)

@@ -12,6 +12,7 @@ import torch
 
 from opau_onnx.collapse import files, isolated, lookup_validation
 from opau_onnx.collapse.approximation_check import compare_approximation
+from opau_onnx.collapse.forms import form_of
 from opau_onnx.collapse.result import CollapseResult
 from opau_onnx.collapse.summary import summarize
 from opau_onnx.compare.agreement import TopKAgreement
@@ -74,7 +75,7 @@ def compared(
     model = ir.load(staged)
     inputs = files.example_inputs(model, comparing.input_shapes, comparing.options.seed) if origin is None else origin.inputs
     progress("comparing")
-    if result.form == "lut":
+    if form_of(result.form).quantized:
         found = _validate_lut(result, model, staged, origin, inputs, comparing, data)
     elif result.tolerance and data is not None:
         found, agreements = _validate_approximation(result, model, staged, origin, data, comparing.options)

@@ -13,7 +13,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Protocol
 
-from opau_onnx.core.spec import Config, Form, ordinary_limit
+from opau_onnx.core.denominators import Form
+from opau_onnx.core.spec import Config
 
 
 class Ops(Protocol):
@@ -41,7 +42,7 @@ class Coefficients:
 
     Attributes:
         numerator: c_0 .. c_k.
-        denominator: d_first .. d_l; their absolute values in the form whose terms are absolute.
+        denominator: the weights of d_first .. d_l: see :class:`opau_onnx.core.denominators.Mode`.
         beyond: for i = 1 .. m, 1 where every coefficient of degree i and above is zero, else 0; None where it is known that
             one is not; empty where only the ordinary basis is used.
     """
@@ -133,7 +134,7 @@ def scaled_bases(ops: Ops, config: Config, x: Any, beyond: Sequence[Any]) -> tup
 
 def _homogeneous(ops: Ops, config: Config, x: Any) -> tuple[Any, list[Row]]:
     """r and F_0 .. F_m."""
-    limit = ordinary_limit(config.top)
+    limit = config.limit
     r = ops.divide(limit, ops.maximum(ops.abs(x), limit))
     u = ops.clamp(x, -limit, limit)
     square: Any = None
@@ -188,29 +189,53 @@ def denominator(ops: Ops, form: Form, rows: Sequence[Row], coefficients: Sequenc
 
 
 def denominator_of(ops: Ops, form: Form, one: Row, rows: Sequence[Row], coefficients: Sequence[Any]) -> tuple[Any, Any]:
-    """(Q, the value that its outermost absolute value or bound acts on; None where the sum is empty)."""
+    """(Q, the value that its outer function or bound acts on; None where the sum is empty).
+
+    Where rows are divided by s**M, ``one`` is s**-M and Q is divided by s**(p M), p the power of its terms.
+    """
+    mode = form.mode
+    one = power(one, mode.power)
     # Where f_0 is the plain 1, the sum may start from the offset, which saves an addition.
-    start = form.offset if form.offset and isinstance(one, float) and form.absolute != "sum" and coefficients else None
+    start = form.offset if form.offset and isinstance(one, float) and not mode.on_sum and coefficients else None
     inner = dot(ops, coefficients, rows, start)
-    total = ops.abs(inner) if form.absolute == "sum" and inner is not None else inner
+    total = mode.outer(ops, inner) if inner is not None else None
     if form.offset and start is None:
         offset = _scale(one, form.offset)
         total = offset if total is None else total + offset
-    if form.absolute != "sum" and inner is not None:
+    if not mode.on_sum and inner is not None:
         inner = total
     return (total if form.minimum is None or inner is None else ops.maximum(total, _scale(one, form.minimum))), inner
 
 
 def denominator_rows(ops: Ops, form: Form, rows: Sequence[Row], count: int) -> list[Row]:
-    """The rows that the denominator's coefficients multiply."""
-    rest = list(rows[form.first : form.first + count])
-    return [ops.abs(row) for row in rest] if form.absolute == "terms" else rest
+    """The rows that the denominator's weights multiply."""
+    return [form.mode.row(ops, row) for row in rows[form.first : form.first + count]]
+
+
+def numerator_rows(form: Form, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows that the numerator's coefficients multiply, divided by the same power of s as Q."""
+    one = power(rows[0], form.mode.power - 1)
+    return rows if isinstance(one, float) else [row * one for row in rows]
+
+
+def power(one: Row, exponent: int) -> Row:
+    """f_0 to a power; 1.0 stays 1.0."""
+    if isinstance(one, float) or exponent == 0:
+        return 1.0
+    return one if exponent == 1 else one * power(one, exponent - 1)
+
+
+def parts(ops: Ops, config: Config, rows: Sequence[Row], coefficients: Coefficients) -> tuple[Any, Any]:
+    """P and Q from the basis rows, over a common factor; P is None where it has no term."""
+    form = config.denominator_form
+    bottom, _ = denominator(ops, form, rows, coefficients.denominator)
+    return dot(ops, coefficients.numerator, numerator_rows(form, rows)), bottom
 
 
 def rational(ops: Ops, config: Config, rows: Sequence[Row], coefficients: Coefficients) -> Any:
     """y = P / Q from the basis rows."""
-    bottom, _ = denominator(ops, config.denominator_form, rows, coefficients.denominator)
-    return ops.divide(dot(ops, coefficients.numerator, rows), bottom)
+    top, bottom = parts(ops, config, rows, coefficients)
+    return ops.divide(_scale(rows[0], 0.0) if top is None else top, bottom)
 
 
 def constant_rows(ops: Ops, x: Any) -> list[Row]:

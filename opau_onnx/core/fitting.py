@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opau_onnx.core import evaluation, gradient, oracle
+from opau_onnx.core.numpy_ops import NumpyOps
 from opau_onnx.core.spec import Config
 from opau_onnx.core.targets import TARGETS
 from opau_onnx.errors import SpecError
@@ -20,6 +21,7 @@ Array = npt.NDArray[np.float64]
 POINTS = 513
 STARTS = 12
 TAIL_POINTS = 64
+_OPS = NumpyOps()
 _MARGIN = 0.05
 """A fit whose denominator comes nearer to zero than this on the interval is thrown away: it is next to a pole."""
 
@@ -138,34 +140,6 @@ def _measured(config: Config, target: Any, c: Array, d: Array, low: float, high:
     return Fit(tuple(c.tolist()), tuple(d.tolist()), largest, rms, tail_error)
 
 
-class _NumpyOps:
-    """:class:`opau_onnx.core.gradient.GradientOps` over float64 arrays."""
-
-    abs, sign, maximum, divide = (staticmethod(f) for f in (np.abs, np.sign, np.maximum, np.divide))
-
-    @staticmethod
-    def clamp(x: Any, low: float, high: float) -> Any:
-        return np.clip(x, low, high)
-
-    @staticmethod
-    def multiply_add(total: Any, x: Any, y: Any) -> Any:
-        return total + x * y
-
-    @staticmethod
-    def multiply(x: Any, y: Any) -> Any:
-        return x * y
-
-    @staticmethod
-    def weighted_add(total: Any, weight: Any, x: Any, y: Any) -> Any:
-        return total + weight * x * y
-
-    weighted_sum = weighted_add
-
-    @staticmethod
-    def greater(x: Any, y: Any) -> Any:
-        return np.asarray(x > y, dtype=np.float64)
-
-
 def _starts(config: Config, x: Array) -> list[Array]:
     """Start values of the denominator: nothing, even and random terms of a size that matters on the interval."""
     rng = np.random.default_rng(2106_09693)
@@ -178,8 +152,8 @@ def _starts(config: Config, x: Array) -> list[Array]:
         return [base]
     starts = [base]
     for scale in np.geomspace(0.01, 3.0, STARTS - 1):
-        absolute = config.denominator_form.absolute == "terms"
-        draw = rng.uniform(0.0, 1.0, reach.shape) if absolute else rng.normal(size=reach.shape)
+        positive = config.denominator_form.mode.by_term
+        draw = rng.uniform(0.0, 1.0, reach.shape) if positive else rng.normal(size=reach.shape)
         starts.append(base + scale * draw / np.maximum(reach, 1e-9))
     return starts
 
@@ -192,48 +166,48 @@ def _solve(config: Config, problem: _Problem, start: Array) -> tuple[float, Arra
     """Levenberg-Marquardt with the explicit gradients; (sum of squares, c, d), or None next to a pole."""
     from scipy.optimize import least_squares
 
-    form = config.denominator_form
+    mode = config.denominator_form.mode
     x, want, weight = problem.x, problem.want, problem.weight
     rows = _basis(config, x)
     count = config.numerator_size
-    terms = form.absolute == "terms"
+    positive = mode.by_term
 
     def prepare(values: Array) -> evaluation.Coefficients:
-        # The form with absolute terms sees abs(d); d**2 keeps it smooth at 0 while fitting.
-        return evaluation.Coefficients(list(values[:count]), list(values[count:] ** 2 if terms else values[count:]))
+        # Weights that are at least 0 are the squares of what is fitted, which keeps them smooth at 0.
+        return evaluation.Coefficients(list(values[:count]), list(values[count:] ** 2 if positive else values[count:]))
 
     def residual(values: Array) -> Array:
-        return np.asarray(weight * (evaluation.rational(_NumpyOps(), config, rows, prepare(values)) - want))
+        return np.asarray(weight * (evaluation.rational(_OPS, config, rows, prepare(values)) - want))
 
     def jacobian(values: Array) -> Array:
         coefficients = prepare(values)
-        part = gradient.gradient(_NumpyOps(), config, rows, coefficients, None, np.ones_like(x))
+        part = gradient.gradient(_OPS, config, rows, coefficients, None, np.ones_like(x))
         columns = [part.weight * row for row in part.rows[:count]]
         for value, row in zip(values[count:], part.denominator_rows, strict=True):
-            columns.append(part.denominator_weight * row * (2.0 * value if terms else 1.0))
+            columns.append(part.denominator_weight * row * (2.0 * value if positive else 1.0))
         return np.stack([weight * c for c in columns], axis=1)
 
-    bottom = np.sqrt(start) if terms else start
+    bottom = np.sqrt(start) if positive else start
     with np.errstate(all="ignore"):
         first = np.concatenate([_linear(config, rows, problem, start), bottom])
         if not np.isfinite(residual(first)).all():
             return None
         found = least_squares(residual, first, jacobian, method="lm" if len(first) <= len(x) else "trf", max_nfev=400)
-        d = found.x[count:] ** 2 if terms else found.x[count:]
-        if not np.isfinite(found.x).all() or _near_pole(config, rows, d):
+        weights = found.x[count:] ** 2 if positive else found.x[count:]
+        if not np.isfinite(found.x).all() or _near_pole(config, rows, weights):
             return None
-    return float(2.0 * found.cost), found.x[:count], d
+    return float(2.0 * found.cost), found.x[:count], np.asarray(mode.coefficient(weights))
 
 
-def _linear(config: Config, rows: list[Any], problem: _Problem, d: Array) -> Array:
-    """The best numerator for a given denominator."""
-    q, _ = evaluation.denominator(_NumpyOps(), config.denominator_form, rows, list(d))
+def _linear(config: Config, rows: list[Any], problem: _Problem, weights: Array) -> Array:
+    """The best numerator for a denominator's given weights."""
+    q, _ = evaluation.denominator(_OPS, config.denominator_form, rows, list(weights))
     q = np.where(np.abs(q) < _MARGIN, _MARGIN, q)
     weight = problem.weight
     matrix = np.stack([weight * row / q for row in rows[: config.numerator_size]], axis=1)
     return np.asarray(np.linalg.lstsq(matrix, weight * problem.want, rcond=None)[0])
 
 
-def _near_pole(config: Config, rows: list[Any], d: Array) -> bool:
-    q, _ = evaluation.denominator(_NumpyOps(), config.denominator_form, rows, list(d))
+def _near_pole(config: Config, rows: list[Any], weights: Array) -> bool:
+    q, _ = evaluation.denominator(_OPS, config.denominator_form, rows, list(weights))
     return bool(np.min(q) < _MARGIN)

@@ -12,7 +12,19 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Protocol
 
-from opau_onnx.core.evaluation import Coefficients, FusedOps, Lower, Row, denominator_of, denominator_rows, dot, fused_factors
+from opau_onnx.core.denominators import Form, Mode
+from opau_onnx.core.evaluation import (
+    Coefficients,
+    FusedOps,
+    Lower,
+    Row,
+    denominator_of,
+    denominator_rows,
+    dot,
+    fused_factors,
+    numerator_rows,
+    power,
+)
 from opau_onnx.core.spec import Config, derivative_table
 
 
@@ -33,8 +45,8 @@ class Derivatives:
 
     Attributes:
         numerator: P' = sum_i numerator_i f_i.
-        denominator: one list for each coefficient d_j in the form whose terms are absolute (d_j f_j' = sum_i list_i f_i),
-            else a single list for the whole sum. None stands for a zero.
+        denominator: one list for each weight w_j in a mode by term (w_j f_j' = sum_i list_i f_i), else a single list for
+            the whole sum. None stands for a zero.
     """
 
     numerator: Sequence[Any]
@@ -47,7 +59,7 @@ def derivatives(config: Config, coefficients: Coefficients, *, fused: bool = Fal
     first = config.denominator_form.first
     top = _combine(table, list(enumerate(coefficients.numerator)))
     indexed = list(enumerate(coefficients.denominator, start=first))
-    if config.denominator_form.absolute == "terms":
+    if config.denominator_form.mode.by_term:
         return Derivatives(top, [_combine(table, [pair]) for pair in indexed])
     return Derivatives(top, [_combine(table, indexed)])
 
@@ -81,7 +93,7 @@ class Gradient:
     Attributes:
         x_weight, slope: the gradient of x is ``x_weight * slope``; slope is 0.0 where y is constant or was not asked for.
         weight, rows: the gradient of c_i is the sum of ``weight * rows[i]``.
-        denominator_weight, denominator_rows: that of d_j (of abs(d_j) where terms are absolute) likewise.
+        denominator_weight, denominator_rows: that of the weight of d_j likewise.
     """
 
     x_weight: Any
@@ -113,27 +125,28 @@ def gradient(
     factors = denominator_rows(ops, form, rows, len(coefficients.denominator))
     bottom, inner = denominator_of(ops, form, rows[0], factors, coefficients.denominator)
     side: Any = None  # dQ / d(sum of the denominator), where it is not 1
-    if form.absolute == "sum" and inner is not None:
-        side = ops.sign(inner)
-    elif form.minimum is not None and inner is not None:
+    if inner is not None:
+        side = form.mode.outer_slope(ops, inner)
+    if form.minimum is not None and inner is not None:
         side = ops.greater(inner, _scale(rows[0], form.minimum))
     negative = [c * -1.0 for c in coefficients.numerator]
+    upper = numerator_rows(form, rows)
     if lower is None:
         x_weight = weight = ops.divide(g, bottom)
-        minus_y = ops.divide(dot(ops, negative, rows), bottom)
+        minus_y = ops.divide(dot(ops, negative, upper), bottom)
     else:  # g / Q * y could overflow where f_i / Q * y does not
         inverse = ops.divide(1.0, bottom)
-        rows, factors = ([row * inverse for row in some] for some in (rows, factors))
+        upper, factors = ([row * inverse for row in some] for some in (upper, factors))
         x_weight, weight = g * inverse, g
-        minus_y = dot(ops, negative, rows)
-    slope = 0.0 if slopes is None else _slope(ops, config, rows, lower, slopes, minus_y, side)
+        minus_y = dot(ops, negative, upper)
+    slope = 0.0 if slopes is None else _slope(ops, form, rows, lower, slopes, minus_y, side)
     pull = ops.multiply(weight, minus_y)
-    return Gradient(x_weight, slope, weight, rows, pull if side is None else ops.multiply(pull, side), factors)
+    return Gradient(x_weight, slope, weight, upper, pull if side is None else ops.multiply(pull, side), factors)
 
 
 def _slope(
     ops: GradientOps,
-    config: Config,
+    form: Form,
     rows: Sequence[Row],
     lower: Lower | None,
     slopes: Derivatives,
@@ -141,11 +154,12 @@ def _slope(
     side: Any,
 ) -> Any:
     """P' - y Q', over the same power of s as Q."""
-    form = config.denominator_form
     basis = rows if lower is None else lower.rows
     change = dot(ops, slopes.numerator, basis)
-    if form.absolute == "terms":
-        pull = _absolute_slope(ops, slopes, basis, rows[form.first :])
+    if change is not None and lower is not None and form.mode.power > 1:
+        change = change * power(rows[0], form.mode.power - 1)
+    if form.mode.by_term:
+        pull = _slope_by_term(ops, form.mode, slopes, basis, rows[form.first :])
     else:
         pull = dot(ops, slopes.denominator[0], basis)
         pull = pull if side is None or pull is None else ops.multiply(side, pull)
@@ -156,11 +170,11 @@ def _slope(
     return change if lower is None else change * lower.r
 
 
-def _absolute_slope(ops: GradientOps, slopes: Derivatives, basis: Sequence[Row], rows: Sequence[Row]) -> Any:
-    """sum_j sign(f_j) d_j f_j'; None for an empty sum."""
+def _slope_by_term(ops: GradientOps, mode: Mode, slopes: Derivatives, basis: Sequence[Row], rows: Sequence[Row]) -> Any:
+    """sum_j row'(f_j) w_j f_j'; None for an empty sum."""
     total: Any = None
     for line, row in zip(slopes.denominator, rows, strict=False):
-        side = ops.sign(row)
+        side = mode.row_slope(ops, row)
         for value, other in zip(line, basis, strict=True):
             if value is not None:
                 total = ops.multiply(side, value * other) if total is None else ops.weighted_add(total, value, other, side)

@@ -128,8 +128,8 @@ def _evaluate(config: Config, x: Array, c: list[Array], d: list[Array]) -> Evalu
 
     top = _sum([Big.of(v) * r for v, r in zip(c, rows, strict=False)], x)
     terms = [Big.of(v) * r for v, r in zip(d, d_rows, strict=False)]
-    inner = _sum([abs(t) for t in terms] if form.absolute == "terms" else terms, x)
-    bottom = Big.of(np.full_like(x, form.offset)) + (abs(inner) if form.absolute == "sum" else inner)
+    inner = _sum([abs(t) for t in terms] if form.mode.name == "terms" else terms, x)
+    bottom = Big.of(np.full_like(x, form.offset)) + (abs(inner) if form.mode.name == "sum" else inner)
     bottom_size = Big.of(np.full_like(x, form.offset)) + _sum([abs(t) for t in terms], x)
     bottom_error = _sum_error(d, d_rows, d_errors, x) + bottom_size * Big.of(2.0)
     clamped = surely = np.zeros(x.shape, dtype=bool)
@@ -224,11 +224,11 @@ def _limit(config: Config, x: Array, c: list[Array], d: list[Array]) -> Array:
     sign = np.where(x < 0, -1.0, 1.0)
     top, top_degree = _leading(config, c, 0, sign)
     bottom, bottom_degree = _leading(config, d, form.first, sign)
-    if form.absolute != "none":
+    if form.mode.name != "none":
         bottom = np.abs(bottom)
     constant = bottom_degree <= 0  # no term that grows: Q is its constant
     free = d[0] if form.first == 0 else np.asarray(0.0)
-    inner = np.abs(free) if form.absolute != "none" else free
+    inner = np.abs(free) if form.mode.name != "none" else free
     bottom = np.where(constant, form.offset + inner, bottom)
     if form.minimum is not None:
         top_degree = np.where(bottom < 0, top_degree + np.maximum(bottom_degree, 0), top_degree)

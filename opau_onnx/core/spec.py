@@ -6,7 +6,8 @@ For one element ``x`` with numerator coefficients ``c_0 .. c_k`` and denominator
 
     y = P(x) / Q(x)          P(x) = sum_i c_i f_i(x)
 
-where ``f_n`` is one of the bases in :data:`BASES` and ``Q`` one of the forms in :data:`FORMS`.
+where ``f_n`` is one of the bases in :data:`BASES` and ``Q`` one of the forms in
+:data:`~opau_onnx.core.denominators.FORMS`.
 Sources: Biswas et al., "Orthogonal-Padé Activation Functions", arXiv 2106.09693 (bases, safe OPAU);
 Molina et al., "Padé Activation Units", arXiv 1907.06732 (safe PAU). Bases carry the names of
 ``numpy.polynomial`` and ``scipy.special``.
@@ -33,8 +34,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from opau_onnx.core.denominators import FORMS, Form
 from opau_onnx.errors import SpecError
 
 DOMAIN = "ai.opau"
@@ -75,37 +77,6 @@ BASES: dict[str, Callable[[int], Step]] = {
     "legendre": lambda n: Step(_F(2 * n + 1, n + 1), _F(0), _F(n, n + 1)),
 }
 """Basis name -> its recurrence step n -> n + 1."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """A denominator: ``Q = max(minimum, offset + A(sum_j B(d_j f_j)))``, j from ``first`` to l.
-
-    ``absolute`` says where an absolute value stands: "terms" (B), "sum" (A) or "none".
-    """
-
-    name: str
-    first: int
-    offset: float
-    absolute: Literal["terms", "sum", "none"]
-    minimum: float | None
-    safe: bool
-    formula: str
-    used_by: str
-
-
-FORMS: dict[str, Form] = {
-    f.name: f
-    for f in (
-        Form("abs_terms", 1, 1.0, "terms", None, True, "1 + sum_j abs(d_j f_j)", "safe OPAU (HP-1, HP-2), PAU A, KAT"),
-        Form("abs_sum", 1, 1.0, "sum", None, True, "1 + abs(sum_j d_j f_j)", "PAU B and, at inference, D"),
-        Form("plain", 1, 1.0, "none", None, False, "1 + sum_j d_j f_j", "OPAU, PAU N"),
-        Form("pau_c", 0, 0.1, "sum", None, True, "0.1 + abs(sum_{j>=0} d_j f_j)", "PAU C"),
-        Form("clamped", 1, 1.0, "none", 1e-8, False, "max(1e-8, 1 + sum_j d_j f_j)", "Padé Activation Unit's default"),
-        Form("free", 0, 0.0, "none", None, False, "sum_{j>=0} d_j f_j", "RationalNets"),
-    )
-}
-"""Form name -> denominator. The first three are the method's own; the others represent its peers exactly."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +130,11 @@ class Config:
         """The larger degree, m: the basis is needed up to f_m."""
         return max(self.degrees)
 
+    @property
+    def limit(self) -> float:
+        """X0 of the range policy: see :func:`ordinary_limit`."""
+        return ordinary_limit(self.top, self.denominator_form.mode.power)
+
     def check_coefficients(self, numerator: tuple[int, ...], denominator: tuple[int, ...]) -> None:
         """Raise SpecError unless the two shapes fit: (n,), or (groups, n) where groups > 1."""
         for what, shape, size in (
@@ -209,13 +185,14 @@ def _checked_degrees(degrees: object) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def ordinary_limit(top: int) -> float:
+def ordinary_limit(top: int, power: int = 1) -> float:
     """X0 of the range policy: up to this magnitude no term of degree ``top`` can overflow float32, so nothing is scaled.
 
     A power of two, so that dividing by it is exact. With the steepest leading coefficients of all bases, 2**n
-    (hermite, chebyshev_u), abs(f_m(x)) stays below 2**96, which leaves room for the coefficients and the sum.
+    (hermite, chebyshev_u), abs(f_m(x)) stays below 2**96, which leaves room for the coefficients and the sum; where Q holds
+    the square of terms (``power`` 2), below 2**36.
     """
-    return float(2.0 ** (80 // max(top, 1)))
+    return float(2.0 ** ((120 // power - 40) // max(top, 1)))
 
 
 @lru_cache(maxsize=256)

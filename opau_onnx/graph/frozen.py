@@ -9,11 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from opau_onnx.core.evaluation import Coefficients
+from opau_onnx.core.numpy_ops import NumpyOps
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import CollapseError, SpecError
 from opau_onnx.graph.nodes import read_coefficients, read_config
 
 Array = npt.NDArray[np.float64]
+_OPS = NumpyOps()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,14 @@ class Frozen:
         """Coefficient ``index`` of "numerator" or "denominator": shape (), or (groups, 1) where groups differ."""
         values: Array = getattr(self, which)
         return np.asarray(values[index]) if values.ndim == 1 else values[:, index : index + 1]
+
+    def coefficients(self) -> Coefficients:
+        """The columns of the numerator, and the weights of the denominator's: see :class:`opau_onnx.core.denominators.Mode`."""
+        mode = self.config.denominator_form.mode
+        columns = [self.column("numerator", i) for i in range(self.config.numerator_size)]
+        return Coefficients(
+            columns, [mode.weight(_OPS, self.column("denominator", j)) for j in range(self.config.denominator_size)]
+        )
 
     def wide(self) -> Frozen:
         """The function itself, without the affine."""

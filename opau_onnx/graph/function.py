@@ -16,6 +16,7 @@ import onnxscript
 from opau_onnx.core import evaluation
 from opau_onnx.core.spec import DOMAIN, OP_TYPE, Config
 from opau_onnx.graph.nodes import ATTRIBUTES, overload_name
+from opau_onnx.graph.operators import Operators, Value
 
 
 def build(config: Config, opset: int) -> ir.Function:
@@ -43,24 +44,8 @@ def build(config: Config, opset: int) -> ir.Function:
     return function
 
 
-class _Value:
-    """An ir.Value with the operators that the formula uses."""
-
-    def __init__(self, body: _Body, value: ir.Value) -> None:
-        self.body, self.value = body, value
-
-    def __add__(self, other: Any) -> _Value:
-        return self.body.call("Add", self, other)
-
-    def __sub__(self, other: Any) -> _Value:
-        return self.body.call("Sub", self, other)
-
-    def __mul__(self, other: Any) -> _Value:
-        return self.body.call("Mul", self, other)
-
-
-class _Body:
-    """Writes the nodes of one body; also the :class:`opau_onnx.core.evaluation.Ops` of its values."""
+class _Body(Operators):
+    """Writes the nodes of one body."""
 
     def __init__(self, op: Any, config: Config, numerator: ir.Value, denominator: ir.Value) -> None:
         self.op, self.config = op, config
@@ -74,25 +59,9 @@ class _Body:
             self.constants[value] = self.op.CastLike(stored, self.numerator)
         return self.constants[value]
 
-    def call(self, op_type: str, *operands: Any) -> _Value:
-        plain = [o.value if isinstance(o, _Value) else self.constant(o) for o in operands]
-        return _Value(self, getattr(self.op, op_type)(*plain))
-
-    def abs(self, x: Any) -> _Value:
-        return self.call("Abs", x)
-
-    def maximum(self, x: Any, y: Any) -> _Value:
-        return self.call("Max", x, y)
-
-    def clamp(self, x: Any, low: float, high: float) -> _Value:
-        return self.call("Clip", x, low, high)
-
-    def divide(self, x: Any, y: Any) -> _Value:
-        return self.call("Div", x, y)
-
-    def multiply_add(self, total: Any, x: Any, y: Any) -> _Value:
-        product: _Value = x * y
-        return total + product if isinstance(total, _Value) else product + total
+    def call(self, op_type: str, *operands: Any, **attributes: Any) -> Value:
+        plain = [o.value if isinstance(o, Value) else self.constant(o) for o in operands]
+        return Value(self, getattr(self.op, op_type)(*plain, **attributes))
 
     def ints(self, values: int | list[int]) -> ir.Value:
         return self.op.Constant(value=ir.tensor(np.asarray(values, dtype=np.int64)))
@@ -100,7 +69,7 @@ class _Body:
     def result(self, x: ir.Value) -> ir.Value:
         config = self.config
         wide = self.op.CastLike(x, self.numerator)
-        grouped = _Value(self, self._group(wide) if config.groups > 1 else wide)
+        grouped = Value(self, self._group(wide) if config.groups > 1 else wide)
         coefficients = self._coefficients()
         if config.top:
             rows = evaluation.scaled_basis(self, config, grouped, coefficients.beyond)
@@ -118,18 +87,16 @@ class _Body:
         outer, rest = self.op.Shape(flat, start=0, end=1), self.op.Shape(flat, start=1, end=2)
         return self.op.Reshape(flat, self.op.Concat(outer, groups, self.op.Div(rest, groups), axis=0), allowzero=1)
 
-    def _columns(self, values: ir.Value, indices: range) -> list[_Value]:
+    def _columns(self, values: ir.Value, indices: range) -> list[Value]:
         """Column i as a scalar; with groups as (1,) or (groups, 1), which broadcast over (outer, groups, inner)."""
         shared = self.config.groups == 1
-        return [
-            _Value(self, self.op.Gather(values, self.ints(i if shared else [i]), axis=0 if shared else -1)) for i in indices
-        ]
+        return [Value(self, self.op.Gather(values, self.ints(i if shared else [i]), axis=0 if shared else -1)) for i in indices]
 
     def _coefficients(self) -> evaluation.Coefficients:
         config = self.config
         denominator = self.denominator
-        if config.denominator_form.absolute == "terms" and config.denominator_size:
-            denominator = self.op.Abs(denominator)
+        if config.denominator_size:
+            denominator = config.denominator_form.mode.weight(self, Value(self, denominator)).value
         beyond = self._columns(self._beyond(), range(1, config.top + 1)) if config.top else []
         return evaluation.Coefficients(
             self._columns(self.numerator, range(config.numerator_size)),

@@ -62,13 +62,14 @@ def backward(config: Config, x: Any, c: Any, d: Any, g: Any) -> tuple[Any, Any, 
     dx = ops.cast(part.x_weight * part.slope, x.dtype)
     dc = _sums(config, [part.weight * row for row in part.rows[: config.numerator_size]], c)
     dd = _sums(config, [part.denominator_weight * row for row in part.denominator_rows], d)
-    return dx, dc, dd * ops.sign(d) if config.denominator_form.absolute == "terms" else dd
+    slope = config.denominator_form.mode.weight_slope(_OPS, d)
+    return dx, dc, dd if slope is None else dd * slope
 
 
 def _coefficients(config: Config, shape: Any, c: Any, d: Any) -> Coefficients:
     """The coefficients as values that broadcast against x."""
-    inner = ops.abs(d) if config.denominator_form.absolute == "terms" else d
-    numerator, denominator = _columns(config, shape, c), _columns(config, shape, inner)
+    weights = config.denominator_form.mode.weight(_OPS, d)
+    numerator, denominator = _columns(config, shape, c), _columns(config, shape, weights)
     return Coefficients(numerator, denominator, _beyond(config, numerator, denominator))
 
 

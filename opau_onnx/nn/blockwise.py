@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from opau_onnx.core import evaluation, gradient
-from opau_onnx.core.spec import Config, ordinary_limit
+from opau_onnx.core.spec import Config
 from opau_onnx.nn.block_ops import BlockOps
 from opau_onnx.nn.blocks import Layout, block_size, blocks
 from opau_onnx.nn.coefficients import coefficients, fused_coefficients, fused_factors
@@ -25,7 +25,7 @@ class _Work:
         # The allocators of other devices keep memory themselves.
         self.workspace = borrow(c.dtype) if c.device.type == "cpu" else None
         self.ops = BlockOps(1 if config.groups == 1 else 3, self.workspace)
-        self.limit = ordinary_limit(config.top)
+        self.limit = config.limit
         self.prepared: dict[bool, evaluation.Coefficients] = {}
         self.slopes: dict[bool, gradient.Derivatives] = {}
 
@@ -67,8 +67,7 @@ class _Work:
             rows = evaluation.fused_basis(ops, config, x)
         else:
             rows = evaluation.scaled_basis(ops, config, x, values.beyond) if config.top else evaluation.constant_rows(ops, x)
-        bottom, _ = evaluation.denominator(ops, config.denominator_form, rows, values.denominator)
-        torch.div(evaluation.dot(ops, values.numerator, rows), bottom, out=out)
+        torch.div(*evaluation.parts(ops, config, rows, values), out=out)
 
     def gradient(self, x: Tensor, g: Tensor, need_x: bool) -> tuple[gradient.Gradient, bool]:
         """The gradient's factors, and whether they are those of the fused basis."""
@@ -100,7 +99,7 @@ def forward(config: Config, x: Tensor, c: Tensor, d: Tensor) -> Tensor:
 def backward(
     config: Config, x: Tensor, c: Tensor, d: Tensor, g: Tensor, *, need_x: bool, need_coefficients: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of sum(g * y) by x, c and abs(d) or d (see :class:`opau_onnx.core.gradient.Gradient`).
+    """Gradients of sum(g * y) by x, c and the weights of d (see :class:`opau_onnx.core.gradient.Gradient`).
 
     Returns:
         dx like x; dc (k + 1,) or (k + 1, groups), and dd likewise, in float64. None for what is not needed.

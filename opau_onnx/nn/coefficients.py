@@ -10,6 +10,9 @@ from torch import Tensor
 
 from opau_onnx.core import evaluation
 from opau_onnx.core.spec import Config
+from opau_onnx.nn.torch_ops import TorchOps
+
+_OPS = TorchOps()
 
 
 def coefficients(config: Config, c: Tensor, d: Tensor, *, scaled: bool) -> evaluation.Coefficients:
@@ -17,16 +20,15 @@ def coefficients(config: Config, c: Tensor, d: Tensor, *, scaled: bool) -> evalu
 
     ``scaled`` adds what :func:`opau_onnx.core.evaluation.scaled_basis` needs.
     """
-    inner = d.abs() if config.denominator_form.absolute == "terms" else d
+    weights = config.denominator_form.mode.weight(_OPS, d)
     beyond = _columns(_beyond(config, c, d).to(c.dtype))[1:] if scaled else ()
-    return evaluation.Coefficients(_columns(c), _columns(inner), beyond)
+    return evaluation.Coefficients(_columns(c), _columns(weights), beyond)
 
 
 def fused_coefficients(config: Config, c: Tensor, d: Tensor) -> evaluation.Coefficients:
     """Coefficients of :func:`opau_onnx.core.evaluation.fused_basis`, on the CPU; floats where all elements share them."""
     c_factors, d_factors = fused_factors(config)
-    if config.denominator_form.absolute == "terms":
-        d = d.abs()
+    d = config.denominator_form.mode.weight(_OPS, d)
     if config.groups > 1:
         factors = (torch.tensor(f, dtype=c.dtype) for f in (c_factors, d_factors))
         return evaluation.Coefficients(*(_columns(v * f) for v, f in zip((c, d), factors, strict=True)))
@@ -38,11 +40,9 @@ def fused_coefficients(config: Config, c: Tensor, d: Tensor) -> evaluation.Coeff
 def fused_factors(config: Config) -> tuple[list[float], list[float]]:
     """Factors from numerator and denominator coefficients, and back from their gradients, to those of the fused basis."""
     alpha = [float(v) for v in evaluation.fused_factors(config.basis, config.top)]
-    first = config.denominator_form.first
-    d_factors = alpha[first : first + config.denominator_size]
-    if config.denominator_form.absolute == "terms":
-        d_factors = [abs(v) for v in d_factors]
-    return alpha[: config.numerator_size], d_factors
+    form = config.denominator_form
+    d_factors = alpha[form.first : form.first + config.denominator_size]
+    return alpha[: config.numerator_size], [form.mode.weight(_OPS, v) for v in d_factors]
 
 
 def _columns(values: Tensor) -> list[Any]:

@@ -20,7 +20,7 @@ class OrthogonalPade(nn.Module):
     Args:
         basis: one of :data:`opau_onnx.core.spec.BASES`.
         degrees: (k, l), degrees of numerator and denominator, each 0 to 16.
-        form: denominator, one of :data:`opau_onnx.core.spec.FORMS`; "abs_terms" and "abs_sum" have no poles.
+        form: denominator, one of :data:`opau_onnx.core.denominators.FORMS`; "abs_terms" and "abs_sum" have no poles.
         groups: 1 for coefficients shared by the layer, G for G groups of neighbouring channels, the number of channels for
             coefficients of each channel's own.
         axis: the channel axis, used where ``groups`` > 1.

@@ -15,7 +15,9 @@ from torch import Tensor
 from opau_onnx.core.spec import Config
 from opau_onnx.nn import blockwise, traceable
 from opau_onnx.nn.blocks import compute_dtype
+from opau_onnx.nn.torch_ops import TorchOps
 
+_OPS = TorchOps()
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, None]
 
 
@@ -59,8 +61,9 @@ class _OrthogonalPade(torch.autograd.Function):
             dx, sums_c, sums_d = blockwise.backward(config, x, c, d, g, **wanted)
         dc = _coefficient_gradient(config, sums_c, numerator) if need[1] else None
         dd = _coefficient_gradient(config, sums_d, denominator) if need[2] else None
-        if dd is not None and config.denominator_form.absolute == "terms":
-            dd = dd * denominator.sign()  # the sums are by abs(d)
+        slope = config.denominator_form.mode.weight_slope(_OPS, denominator)
+        if dd is not None and slope is not None:
+            dd = dd * slope  # the sums are by the weights
         return dx if need[0] else None, dc, dd, None
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from opau_onnx.core.spec import FORMS, PAU_FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import PAU_FORMS, Config
 from opau_onnx.errors import ReplacementError
 from opau_onnx.nn.modules import OrthogonalPade
 

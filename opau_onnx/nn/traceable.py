@@ -25,7 +25,7 @@ def forward(config: Config, x: Tensor, c: Tensor, d: Tensor) -> Tensor:
 
 
 def backward(config: Config, x: Tensor, c: Tensor, d: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of sum(g * y) by x, c and abs(d) or d, as :func:`opau_onnx.nn.blockwise.backward`, in c's dtype."""
+    """Gradients of sum(g * y) by x, c and the weights of d, as :func:`opau_onnx.nn.blockwise.backward`, in c's dtype."""
     values = coefficients(config, c, d, scaled=True)
     wide, wide_g = _grouped(config, x).to(c.dtype), _grouped(config, g).to(c.dtype)
     slopes = gradient.derivatives(config, values)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from gpu_checks.device import DTYPES, Coefficients, Cpu, Gpu, cpu_run
-from opau_onnx.core.spec import BASES, FORMS, Config, ordinary_limit
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, Config, ordinary_limit
 from opau_onnx.runtime.native import extent
 
 DEGREES = ((5, 4), (0, 0), (3, 2), (9, 8), (16, 16))

@@ -19,7 +19,8 @@ from opau_onnx import collapse_model, create_session, export_model
 from opau_onnx.collapse.api import clean
 from opau_onnx.collapse.passes import fused
 from opau_onnx.compare.arrays import ort_value
-from opau_onnx.core.spec import BASES, DOMAIN, FIXED_OP_TYPE, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, DOMAIN, FIXED_OP_TYPE, Config
 from opau_onnx.nn import HP1, OrthogonalPade
 from opau_onnx.runtime.assignment import assignments
 from opau_onnx.runtime.library import get_library_path

@@ -15,7 +15,8 @@ from onnx import helper
 
 from opau_onnx.collapse.api import clean
 from opau_onnx.collapse.passes.standard import CollapsedActivation, replace_activations
-from opau_onnx.core.spec import BASES, DOMAIN, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, DOMAIN, Config
 from opau_onnx.graph.nodes import opau_nodes
 from tests.export import single
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from opau_onnx.core import oracle
-from opau_onnx.core.spec import BASES, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, Config
 from opau_onnx.core.targets import TARGETS
 from opau_onnx.errors import SpecError
 from opau_onnx.nn import Fit, fit

@@ -14,8 +14,9 @@ from numpy.polynomial import chebyshev, hermite, hermite_e, laguerre, legendre, 
 from scipy import special  # noqa: TID253 (the tests need it at once)
 
 from opau_onnx.core import evaluation, oracle
-from opau_onnx.core.fitting import _NumpyOps
-from opau_onnx.core.spec import BASES, FORMS, Config, ordinary_limit
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.numpy_ops import NumpyOps
+from opau_onnx.core.spec import BASES, Config, ordinary_limit
 from opau_onnx.errors import SpecError
 from tests.cases import CASES, SAFE, Array, Case, any_case, case, exact, inputs, trusted
 
@@ -167,9 +168,9 @@ def test_shapes() -> None:
 
 def in_float32(at: Case, x: Array, *, scaled: bool) -> Array:
     """The formula over numpy's float32."""
-    ops, x = _NumpyOps(), x.astype(np.float32)
+    ops, x = NumpyOps(), x.astype(np.float32)
     c, d = list(at.numerator.astype(np.float32)), at.denominator.astype(np.float32)
-    d = list(np.abs(d) if at.config.denominator_form.absolute == "terms" else d)
+    d = list(np.abs(d) if at.config.denominator_form.mode.name == "terms" else d)
     with np.errstate(all="ignore"):
         if at.config.top == 0:
             rows = evaluation.constant_rows(ops, x)

@@ -11,7 +11,8 @@ from numpy.polynomial import chebyshev, hermite, hermite_e, laguerre, legendre, 
 from scipy import special  # noqa: TID253 (the tests need it at once)
 
 from opau_onnx.core import spec
-from opau_onnx.core.spec import BASES, FORMS, MAX_DEGREE, Config, derivative_table, ordinary_limit
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, MAX_DEGREE, Config, derivative_table, ordinary_limit
 from opau_onnx.errors import SpecError
 from tests.cases import monomials
 

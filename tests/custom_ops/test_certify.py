@@ -11,7 +11,8 @@ import pytest
 from opau_onnx.certify import activations, certificate
 from opau_onnx.certify import sweep as sweeps
 from opau_onnx.core import oracle
-from opau_onnx.core.spec import BASES, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, Config
 from tests.cases import case
 from tests.custom_ops.library import required_library
 

@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from opau_onnx.core.spec import BASES, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, Config
 from opau_onnx.runtime import native
 from tests.cases import case, inputs
 from tests.custom_ops import cuda_shim

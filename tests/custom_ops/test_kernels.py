@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from opau_onnx.core import oracle
-from opau_onnx.core.spec import BASES, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, Config
 from opau_onnx.errors import SpecError
 from opau_onnx.runtime import native
 from tests.cases import CASES, SHARED_CASES, Case, case, inputs, trusted

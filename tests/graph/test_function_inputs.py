@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opau_onnx.core.spec import COEFFICIENT_LIMIT, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import COEFFICIENT_LIMIT, Config
 from tests.export import single
 from tests.export.single import Case
 

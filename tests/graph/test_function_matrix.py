@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 import pytest
 
-from opau_onnx.core.spec import BASES, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, Config
 from opau_onnx.graph import opsets
 from tests import cases
 from tests.export import single

@@ -14,7 +14,8 @@ from keras import layers, ops
 
 import opau_onnx
 from opau_onnx.core import oracle
-from opau_onnx.core.spec import BASES, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, Config
 from opau_onnx.errors import ExportError, SpecError
 from opau_onnx.keras import OrthogonalPade, evaluate, from_torch, to_torch, to_torch_model
 from opau_onnx.nn import OrthogonalPade as TorchOrthogonalPade

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from opau_onnx.core.spec import BASES, FORMS
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES
 from opau_onnx.nn import HP1, PAU, OrthogonalPade, orthogonal_pade
 from tests.cases import SHARINGS, Case, case
 from tests.nn.test_forward import as_inputs, errors

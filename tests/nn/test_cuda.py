@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from opau_onnx.core.spec import BASES, FORMS
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES
 from opau_onnx.nn import HP1, orthogonal_pade
 from tests.cases import SHARED_CASES, case
 from tests.nn.test_forward import as_inputs, errors, run

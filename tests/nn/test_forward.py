@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from opau_onnx.core import oracle
-from opau_onnx.core.spec import BASES, FORMS, Config, ordinary_limit
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, Config, ordinary_limit
 from opau_onnx.nn import orthogonal_pade, traceable
 from opau_onnx.nn.blocks import BLOCK, block_size
 from tests.cases import CASES, SAFE, SHARED_CASES, Array, Case, any_case, case, inputs, trusted

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from opau_onnx.core.spec import BASES, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, Config
 from opau_onnx.nn import fit, orthogonal_pade, traceable
 from opau_onnx.nn.blocks import block_size
 from tests.cases import SAFE, SHARINGS, Case, Sharing, case, exact_basis, monomials

@@ -16,7 +16,8 @@ from opau_onnx import ValidationConfig, collapse_model, export_model
 from opau_onnx.compare.batches import SCALES
 from opau_onnx.compare.references import TorchReference
 from opau_onnx.compare.tensors import Comparison, compare
-from opau_onnx.core.spec import BASES, FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, Config
 from opau_onnx.io.samples import read_samples
 from tests.export import nets, single
 

@@ -13,7 +13,8 @@ from onnx import helper
 
 from opau_onnx import create_session
 from opau_onnx.compare.arrays import array, ort_value
-from opau_onnx.core.spec import BASES, DOMAIN, FORMS, OP_TYPE, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES, DOMAIN, OP_TYPE, Config
 from opau_onnx.runtime.assignment import assignments
 from tests.custom_ops.library import required_library
 from tests.export import single

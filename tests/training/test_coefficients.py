@@ -15,7 +15,8 @@ from training.loop import Training, train_epoch
 from training.pixels import Pixels, Shape
 from training.recipes import make_recipe
 
-from opau_onnx.core.spec import BASES, FORMS
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.spec import BASES
 from opau_onnx.io import datasets
 from opau_onnx.nn import HP1, OrthogonalPade
 

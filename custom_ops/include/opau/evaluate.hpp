@@ -38,6 +38,13 @@ OPAU_INLINE V<O> horner(const C* c, V<O> x) {
   return total;
 }
 
+// What the weight of a term of Q is multiplied with: opau_onnx/core/denominators.py.
+template <class O, Mode mode>
+OPAU_INLINE V<O> term(V<O> row) {
+  if constexpr (mode == Mode::terms) return O::abs(row);
+  return row;
+}
+
 // Q from the sum of the denominator's terms.
 template <class O, Mode mode>
 OPAU_INLINE V<O> finish(V<O> sum, V<O> offset, V<O> minimum) {
@@ -60,17 +67,12 @@ OPAU_INLINE V<O> centred(const Constants<typename O::T>& k, int n, V<O> x) {
 // The sum of Q's terms from the closed forms: g_2, g_3 / x, g_4. The largest term is added last, so that it is rounded once.
 template <class O, Kind kind, Mode mode, class R>
 OPAU_INLINE V<O> closed_sum(const Constants<typename O::T>& k, const R& row, V<O> x) {
-  V<O> g2 = centred<O>(k, 2, x), g3 = centred<O>(k, 3, x);
+  const V<O> g2 = centred<O>(k, 2, x), g3 = centred<O>(k, 3, x);
   const V<O> root = kind == Kind::hermite ? g3 : centred<O>(k, 4, x);
-  V<O> g4 = O::fma(root, root, O::set(k.minus_rest));
-  if constexpr (mode == Mode::terms) {
-    x = O::abs(x);
-    g2 = O::abs(g2);
-    g3 = O::abs(g3);
-    g4 = O::abs(g4);
-  }
-  const V<O> odd = O::fma(O::set(row.d[3]), g3, O::set(row.d[1]));
-  return O::fma(O::set(row.d[4]), g4, O::fma(O::set(row.d[2]), g2, O::fma(x, odd, O::set(row.d[0]))));
+  const V<O> g4 = O::fma(root, root, O::set(k.minus_rest));
+  const V<O> odd = O::fma(O::set(row.d[3]), term<O, mode>(g3), O::set(row.d[1]));
+  const V<O> low = O::fma(O::set(row.d[2]), term<O, mode>(g2), O::fma(term<O, mode>(x), odd, O::set(row.d[0])));
+  return O::fma(O::set(row.d[4]), term<O, mode>(g4), low);
 }
 
 template <class O, Kind kind, Mode mode, class R>
@@ -78,7 +80,7 @@ OPAU_INLINE V<O> ordinary_unrolled(const Constants<typename O::T>& k, const R& r
   const V<O> top = horner<O, kUnrolledK>(row.p, x);
   V<O> sum;
   if constexpr (kind == Kind::power) {
-    sum = horner<O, kUnrolledL>(row.d, mode == Mode::terms ? O::abs(x) : x);
+    sum = horner<O, kUnrolledL>(row.d, term<O, mode>(x));
   } else {
     sum = closed_sum<O, kind, mode>(k, row, x);
   }
@@ -95,7 +97,7 @@ OPAU_INLINE V<O> ordinary_general(const Constants<typename O::T>& k, const R& ro
     before = now;
     now = next;
     top = O::fma(O::set(row.c[n]), now, top);
-    sum = O::fma(O::set(row.d[n]), mode == Mode::terms ? O::abs(now) : now, sum);
+    sum = O::fma(O::set(row.d[n]), term<O, mode>(now), sum);
   }
   return O::div(top, finish<O, mode>(k, sum));
 }
@@ -128,7 +130,7 @@ OPAU_INLINE V<O> scaled(const Constants<typename O::T>& k, const R& row, V<O> x)
     before = now;
     now = next;
     top = O::fma(top, r, O::mul(O::set(row.c[n]), now));
-    sum = O::fma(sum, r, O::mul(O::set(row.d[n]), mode == Mode::terms ? O::abs(now) : now));
+    sum = O::fma(sum, r, O::mul(O::set(row.d[n]), term<O, mode>(now)));
     weight = O::mul(weight, r);
   }
   const V<O> bottom = finish<O, mode>(sum, O::mul(O::set(k.offset), weight), mode == Mode::none ? O::mul(O::set(k.minimum), weight) : weight);

@@ -6,7 +6,8 @@
 
 namespace opau {
 
-inline constexpr int kKinds = 4, kModes = 3;
+inline constexpr int kKinds = 4;
+using tables::kModes;
 
 // Coefficients where every channel has its own and channels lie side by side: value i of channel n at lanes[i * stride + n];
 // the c_i come first (kRowSize of them), then the d_j, then the monomials p_i, scale and shift.

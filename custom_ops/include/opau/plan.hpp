@@ -28,7 +28,7 @@ struct Config {
 //   general    P and Q by the monic three-term recurrence, any basis and degrees: the degrees are run-time values.
 enum class Kind : int { power, hermite, symmetric, general };
 
-using Mode = tables::Absolute;
+using tables::Mode;
 
 // The unrolled kinds are compiled for the smallest of these degrees that holds (k, l), padded with zero coefficients.
 inline constexpr int kUnrolledK = 5, kUnrolledL = 4;
@@ -45,7 +45,7 @@ struct Constants {
   T shift[tables::kMaxDegree], minus_gamma[tables::kMaxDegree];
 };
 
-// One group's coefficients of the monic rows: c_i leading_i and d_j leading_j (abs of it in Mode::terms), zero-padded.
+// One group's coefficients of the monic rows: c_i leading_i and the weights of d_j leading_j (abs of it in Mode::terms), zero-padded.
 // Nothing but values of type T, so that a row can be copied one by one.
 template <class T, int C, int D>
 struct Row {

@@ -12,13 +12,13 @@ import onnx_ir as ir
 from opau_onnx.collapse.approximation import builtin, refit, table
 from opau_onnx.collapse.approximation.intervals import IntervalOps
 from opau_onnx.collapse.approximation.proof import prove
-from opau_onnx.collapse.passes.operators import Constants, NumpyOps, Value, Writer
 from opau_onnx.collapse.plan_search import choose, one_row
 from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.core import oracle
-from opau_onnx.core.spec import ordinary_limit
+from opau_onnx.core.numpy_ops import NumpyOps
 from opau_onnx.errors import CollapseError
 from opau_onnx.graph.frozen import Frozen
+from opau_onnx.graph.operators import Constants, Value, Writer
 
 GUARD = 0.25
 """Share of the range's width that is added at either end: other data may reach a little further."""
@@ -159,7 +159,7 @@ def approximate(frozen: Frozen, node: str, allowed: ApproximationBudget, *, fami
     original = _Candidate("exact", frozen, choose(frozen), 0.0)
     price = cost(frozen, original.scheme)
     tried: dict[str, str] = {}
-    if not (np.isfinite([low, high]).all() and max(-low, high) <= ordinary_limit(frozen.config.top)):
+    if not (np.isfinite([low, high]).all() and max(-low, high) <= frozen.config.limit):
         note = Approximation(allowed.tolerance, seen, low, high, 0.0, 0.0, {"all": "the inputs reach beyond X0"})
         return Choice(frozen, original.scheme, note)
     best, bound = original, 0.0

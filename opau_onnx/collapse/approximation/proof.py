@@ -27,13 +27,9 @@ Enclose = Callable[[Interval], Interval]
 def enclose_exact(frozen: Frozen, low: Any, high: Any) -> Interval:
     """The exact function of one group on intervals within X0."""
     config = frozen.config
-    columns = [frozen.column("numerator", i) for i in range(config.numerator_size)]
-    weights = [frozen.column("denominator", j) for j in range(config.denominator_size)]
-    if config.denominator_form.absolute == "terms":
-        weights = [np.abs(w) for w in weights]
     ops, x = IntervalOps(), Interval(np.asarray(low, np.float64), np.asarray(high, np.float64))
     rows = evaluation.ordinary_basis(config, x) if config.top else evaluation.constant_rows(ops, x)
-    found = evaluation.rational(ops, config, rows, evaluation.Coefficients(columns, weights))
+    found = evaluation.rational(ops, config, rows, frozen.coefficients())
     return found if isinstance(found, Interval) else x * 0.0 + found
 
 

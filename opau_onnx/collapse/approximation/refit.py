@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opau_onnx.collapse.approximation import minimax
-from opau_onnx.collapse.passes.operators import NumpyOps
 from opau_onnx.collapse.plan_search import one_row
 from opau_onnx.core import evaluation
-from opau_onnx.core.spec import FORMS, Config
+from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.numpy_ops import NumpyOps
+from opau_onnx.core.spec import Config
 from opau_onnx.graph.frozen import Array, Frozen, trim
 
 
@@ -33,13 +34,14 @@ class Family:
 def families(config: Config) -> Iterator[Family]:
     """All that may be cheaper and grow as the original does at infinity; cheap ones first."""
     k, l = config.degrees
-    growth = k - l
+    power = config.denominator_form.mode.power
+    growth = k - power * l
     for low in range(1 if growth >= 0 else 2, l + 1):
         top = low + growth
         if top < 0:
             continue
-        if (low, top) != (l, k):
-            yield Family(config.basis, config.form, (top, low))
+        if low != l:
+            yield Family(config.basis, config.form, (power * low + growth, low))
         if low % 2 == 0:  # of odd degree it has a zero
             yield Family("power", "plain", (top, low))
         if config.basis != "power" or config.form != "abs_terms":
@@ -67,37 +69,32 @@ def fit(frozen: Frozen, family: Family, low: float, high: float, goal: float) ->
 def _fit_row(frozen: Frozen, family: Family, low: float, high: float, goal: float) -> tuple[Array, Array, float] | None:
     config = Config(family.basis, family.form, family.degrees)
     form = FORMS[family.form]
-    if form.minimum is not None or form.absolute == "sum" or form.first != 1:
+    if form.minimum is not None or form.mode.on_sum or form.first != 1:
         return None  # not linear in the coefficients
     x = minimax.nodes(low, high)
     wanted = exact(frozen, x)
     rows = [np.broadcast_to(row, x.shape) for row in evaluation.ordinary_basis(config, x)]
     bottom = evaluation.denominator_rows(NumpyOps(), form, rows, config.denominator_size)
-    terms = form.absolute == "terms"
+    positive = form.mode.by_term
     scale = max(abs(low), abs(high), 1.0)  # keeps the columns of like size
     factors = [scale ** -float(n) for n in range(config.top + 1)]
     top = np.stack([r * f for r, f in zip(rows[: config.numerator_size], factors, strict=False)], axis=1)
     below = np.stack([r * f for r, f in zip(bottom, factors[1:], strict=False)], axis=1)
-    found, largest = minimax.rational(top, below, form.offset, wanted, terms, goal)
+    found, largest = minimax.rational(top, below, form.offset, wanted, positive, goal)
     if not found.size:
         return None
     values = found * np.array([*factors[: config.numerator_size], *factors[1 : 1 + config.denominator_size]])
     values = values.astype(frozen.compute).astype(np.float64)
     c, d = values[: config.numerator_size], values[config.numerator_size :]
-    if not terms and _has_zero(d):
+    if not positive and _has_zero(d):
         return None
-    return c, d, largest
+    return c, np.asarray(form.mode.coefficient(d)), largest
 
 
 def exact(frozen: Frozen, x: Array) -> Array:
     """The function of one group at ordinary inputs, in float64."""
-    columns = [frozen.column("numerator", i) for i in range(frozen.config.numerator_size)]
-    weights = [frozen.column("denominator", j) for j in range(frozen.config.denominator_size)]
-    if frozen.config.denominator_form.absolute == "terms":
-        weights = [np.abs(w) for w in weights]
     rows = [np.broadcast_to(row, x.shape) for row in evaluation.ordinary_basis(frozen.config, x)]
-    values = evaluation.rational(NumpyOps(), frozen.config, rows, evaluation.Coefficients(columns, weights))
-    return np.asarray(values)
+    return np.asarray(evaluation.rational(NumpyOps(), frozen.config, rows, frozen.coefficients()))
 
 
 def _has_zero(denominator: Array) -> bool:

@@ -12,13 +12,13 @@ import onnx_ir as ir
 from opau_onnx.collapse.approximation.approximate import ApproximationBudget, Choices
 from opau_onnx.collapse.passes import standard
 from opau_onnx.collapse.passes.absorb import Absorbed, absorb
-from opau_onnx.collapse.passes.operators import Constants
 from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OPSET_VERSION
 from opau_onnx.graph.frozen import Frozen, freeze, trim
 from opau_onnx.graph.metadata import MODULE
 from opau_onnx.graph.nodes import node_attributes, opau_nodes, overload_name
+from opau_onnx.graph.operators import Constants
 
 TENSORS = ("numerator", "denominator", "scale", "shift")
 

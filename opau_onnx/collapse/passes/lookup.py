@@ -21,7 +21,6 @@ import torch
 
 from opau_onnx.collapse.passes import standard
 from opau_onnx.collapse.passes.lookup_sites import NoTable, QuantizedActivation, cut, find
-from opau_onnx.collapse.passes.operators import Constants
 from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.compare.opening import open_model
@@ -30,6 +29,7 @@ from opau_onnx.graph.dtypes import NAMES
 from opau_onnx.graph.frozen import Frozen, freeze
 from opau_onnx.graph.metadata import MODULE
 from opau_onnx.graph.nodes import opau_nodes
+from opau_onnx.graph.operators import Constants
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from opau_onnx.collapse.approximation.approximate import Approximation, ApproximationBudget, Choice, Choices
-from opau_onnx.collapse.passes.operators import Constants, Value, Writer
 from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.core.spec import Config
 from opau_onnx.graph.frozen import Frozen, freeze, trim
 from opau_onnx.graph.metadata import MODULE
 from opau_onnx.graph.nodes import opau_nodes
+from opau_onnx.graph.operators import Constants, Value, Writer
 
 WIDE = {"float32": ir.DataType.FLOAT, "float64": ir.DataType.DOUBLE}
 

@@ -1,7 +1,8 @@
-"""The libraries that :mod:`opau_onnx.collapse.plans` evaluates over: numpy, to try a scheme, and ONNX nodes, to write it."""
+"""The one writer of ONNX operators: elementwise formulas of :mod:`opau_onnx.core.evaluation` as nodes."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,40 +10,30 @@ import numpy as np
 import onnx_ir as ir
 
 
-class NumpyOps:
-    """One IEEE operation each, in the arrays' own dtype, as ONNX's elementwise operators do."""
+class Operators(ABC):
+    """:class:`opau_onnx.core.evaluation.Ops` of the values of a graph that is being written."""
 
-    def abs(self, x: Any) -> Any:
-        return np.abs(x)
+    @abstractmethod
+    def call(self, op_type: str, *operands: Any, **attributes: Any) -> Value:
+        """The result of an operator of ONNX's default domain; operands are values of this graph, or constants."""
 
-    def maximum(self, x: Any, y: Any) -> Any:
-        return np.maximum(x, np.asarray(y, dtype=x.dtype))
+    def abs(self, x: Any) -> Value:
+        return self.call("Abs", x)
 
-    def clamp(self, x: Any, low: float, high: float) -> Any:
-        return np.clip(x, np.asarray(low, dtype=x.dtype), np.asarray(high, dtype=x.dtype))
+    def maximum(self, x: Any, y: Any) -> Value:
+        return self.call("Max", x, y)
 
-    def divide(self, x: Any, y: Any) -> Any:
-        kind = getattr(y, "dtype", None) or x.dtype
-        return np.asarray(x, dtype=kind) / np.asarray(y, dtype=kind)
+    def clamp(self, x: Any, low: float, high: float) -> Value:
+        return self.call("Clip", x, low, high)
+
+    def divide(self, x: Any, y: Any) -> Value:
+        return self.call("Div", x, y)
 
     def multiply_add(self, total: Any, x: Any, y: Any) -> Any:
         return total + x * y
 
-    def unary(self, op_type: str, x: Any, **attributes: float) -> Any:
-        """LeakyRelu, Sigmoid or Gelu; the last two not rounded as any runtime rounds them."""
-        if op_type == "LeakyRelu":
-            return np.where(x < 0, x * x.dtype.type(attributes["alpha"]), x)
-        from scipy.special import erf, expit
-
-        found = expit(x) if op_type == "Sigmoid" else 0.5 * x * (1.0 + erf(x / np.sqrt(2.0)))
-        return np.asarray(found, dtype=x.dtype)
-
-    def lookup(self, table: Any, position: Any) -> Any:
-        """The row's own value at each truncated position, modulo the size; table (groups, size)."""
-        with np.errstate(invalid="ignore"):
-            index = position.astype(np.int32) & (table.shape[1] - 1)
-        groups = np.arange(len(table)).reshape(-1, 1) if len(table) > 1 else 0
-        return table[groups, index]
+    def unary(self, op_type: str, x: Any, **attributes: float) -> Value:
+        return self.call(op_type, x, **attributes)
 
 
 class Value:
@@ -51,7 +42,7 @@ class Value:
     __slots__ = ("value", "writer")
     __array_ufunc__ = None  # so that an array times a Value asks the Value
 
-    def __init__(self, writer: Writer, value: ir.Value) -> None:
+    def __init__(self, writer: Operators, value: ir.Value) -> None:
         self.writer, self.value = writer, value
 
     def __add__(self, other: Any) -> Value:
@@ -100,7 +91,7 @@ class Constants:
         return f"opau.constant_{number}"
 
 
-class Writer:
+class Writer(Operators):
     """Writes elementwise nodes; equal nodes of one activation are written once.
 
     Args:
@@ -129,26 +120,8 @@ class Writer:
             self.known[key] = Value(self, node.outputs[0])
         return self.known[key]
 
-    def abs(self, x: Any) -> Value:
-        return self.call("Abs", x)
-
-    def maximum(self, x: Any, y: Any) -> Value:
-        return self.call("Max", x, y)
-
-    def clamp(self, x: Any, low: float, high: float) -> Value:
-        return self.call("Clip", x, low, high)
-
-    def divide(self, x: Any, y: Any) -> Value:
-        return self.call("Div", x, y)
-
-    def multiply_add(self, total: Any, x: Any, y: Any) -> Any:
-        return total + x * y
-
-    def unary(self, op_type: str, x: Any, **attributes: float) -> Value:
-        return self.call(op_type, x, **attributes)
-
     def lookup(self, table: Any, position: Value) -> Value:
-        """As :meth:`NumpyOps.lookup`; several groups' tables stand one after the other.
+        """As :meth:`opau_onnx.core.numpy_ops.NumpyOps.lookup`; several groups' tables stand one after the other.
 
         GatherElements on the flat tensor, not Gather: in onnxruntime it takes a quarter of the time.
         """
