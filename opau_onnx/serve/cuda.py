@@ -143,8 +143,9 @@ class _Direct:
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         binding, memory = self._binding, self._memory
         try:
-            for staging in self._inputs:
-                array = _checked(staging.spec, inputs)
+            # All are checked before any is uploaded: a copy that nobody waits for could outlive its buffers.
+            arrays = [_checked(staging.spec, inputs) for staging in self._inputs]
+            for staging, array in zip(self._inputs, arrays, strict=True):
                 view = staging.view(array.shape)
                 view[...] = array
                 memory.upload(staging.address, view)
@@ -209,9 +210,10 @@ class _Replay:
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         graph, memory = self._choose(inputs), self._memory
         rows = None if graph.rows is None else _rows(self._inputs[0].spec, inputs)
-        for staging in self._inputs:
+        arrays = [_checked(staging.spec, inputs, rows) for staging in self._inputs]  # before any upload, as above
+        for staging, array in zip(self._inputs, arrays, strict=True):
             view = staging.view(_shape(staging.spec, graph.rows))
-            _fill(view, _checked(staging.spec, inputs, rows), rows)
+            _fill(view, array, rows)
             memory.upload(staging.address, view)
         memory.wait()
         self._session.run_with_iobinding(graph.binding, graph.options)

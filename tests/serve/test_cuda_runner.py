@@ -228,14 +228,17 @@ def test_a_run_that_fails_fails_alone(tmp_path: Path, memory: Memory, graph: boo
     ids=["type", "axis", "rows"],
 )
 def test_numpy_converts_and_repeats_nothing(
-    tmp_path: Path, memory: Memory, graph: bool, inputs: dict[str, Array], message: str | None
+    tmp_path: Path, memory: Memory, graph: bool, inputs: dict[str, Array], message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = runner(watch(two(tmp_path / "m.onnx")), memory, (4,), graph=graph)
     if message is None and not graph:  # this model doesn't need the same number of rows; the server asks for it
         assert len(found.run(inputs)["negative"]) == 1
         return
+    begun = []
+    monkeypatch.setattr(memory, "upload", lambda target, source: begun.append(target))
     with pytest.raises(ValueError, match=message or r"'b' is float32 \[1, 3\]; expected FP32 \[2, 3\]"):
         found.run(inputs)
+    assert not begun, "a copy that nobody waits for would outlive its buffers"
 
 
 @pytest.mark.parametrize("count", [0, 5])
