@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"core", "nn", "io", "graph", "runtime", "export"},
     "protocol": set(),
     "serve": {"graph", "runtime", "protocol"},
-    "loadtest": {"io", "compare", "protocol", "serve"},
+    "loadtest": {"core", "io", "compare", "protocol", "serve"},
     "deploy": {"io", "graph", "runtime", "protocol", "serve"},
     "cli": {
         "core",

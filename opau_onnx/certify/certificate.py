@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -16,7 +15,6 @@ from opau_onnx._version import __version__
 from opau_onnx.certify.activations import Activation
 from opau_onnx.certify.sweep import CONDITION_LIMIT, Sweep, sweep
 from opau_onnx.errors import LibraryError
-from opau_onnx.io.atomic import replacing
 from opau_onnx.runtime import native
 from opau_onnx.runtime.library import build_info, get_library_path
 
@@ -94,12 +92,6 @@ def report(model: Path, judged: Sequence[Judged], *, quick: bool, command: str) 
     }
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a certificate; nothing half-written stays behind."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 def _entry(judged: Judged) -> dict[str, Any]:
     a = judged.activation
     return {
@@ -112,7 +104,7 @@ def _entry(judged: Judged) -> dict[str, Any]:
         "denominator": [float(v) for v in a.denominator],
         "passed": judged.passed,
         "reasons": list(judged.reasons),
-        "sweeps": [s.as_dict() for s in judged.sweeps],
+        "sweeps": judged.sweeps,
     }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from opau_onnx.certify.activations import Activation
+from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
 from opau_onnx.runtime import native
 
@@ -46,7 +47,7 @@ class Worst:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Reported):
     """Sweep over one dtype.
 
     Attributes:
@@ -71,9 +72,6 @@ class Sweep:
     differences: int
     first_difference: str | None
     seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def count(dtype: str, *, quick: bool) -> int:

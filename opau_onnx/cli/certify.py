@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail
+from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, write_report
 from opau_onnx.cli.options import Version
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -57,10 +57,7 @@ def certify(
 
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     content = certificate.report(model, judged, quick=quick, command=command)
-    try:
-        certificate.write(path, content)
-    except OSError as error:
-        fail(f"{path}: {error.strerror or error}")
+    write_report(path, content)
     show(judged, path, quick=quick)
     raise typer.Exit(EQUAL if content["passed"] else DIFFERENT)
 

@@ -7,7 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -96,3 +97,13 @@ def steps(*, verbose: bool) -> Iterator[Callable[[str], None]]:
             yield lambda step: status.update(step)
     else:
         yield lambda step: None
+
+
+def write_report(path: Path, record: Any) -> None:
+    """Write a report as JSON; end the command where the file cannot be written."""
+    from opau_onnx.io.atomic import write_json
+
+    try:
+        write_json(path, record)
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}")

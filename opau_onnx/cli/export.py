@@ -122,7 +122,8 @@ def _run(
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
         from opau_onnx.compare.policies import ToleranceConfig
-        from opau_onnx.export.api import ExportConfig, export_model, validate_model, write_report
+        from opau_onnx.export.api import ExportConfig, export_model, validate_model
+        from opau_onnx.io.atomic import write_json
         from opau_onnx.io.quiet import quiet
         from opau_onnx.io.source import load
 
@@ -134,7 +135,7 @@ def _run(
                 step("comparing with PyTorch")
                 result = validate_model(source, output, options=ToleranceConfig(**check))
                 if report is not None:
-                    write_report(result, report)
+                    write_json(report, result)
                 return source, result
             settings = ExportConfig(options=ToleranceConfig(**check), **fields)
             if collapse is not None:

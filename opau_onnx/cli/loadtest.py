@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, failing, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, failing, steps, write_report
 from opau_onnx.cli.options import InputShape, Report, Verbose, Version, input_shapes
 from opau_onnx.loadtest.settings import ARRIVALS, LoadTestError, Settings
 
@@ -88,14 +88,11 @@ def loadtest(
     except LoadTestError as error:
         fail(str(error))
     result = _run(url, model, settings, verbose=verbose)
-    from opau_onnx.cli.loadtest_output import show, write
+    from opau_onnx.cli.loadtest_output import show
 
     show(result)
     if report is not None:
-        try:
-            write(result, report)
-        except OSError as error:
-            fail(f"{report}: {error.strerror or error}")
+        write_report(report, result)
     raise typer.Exit(EQUAL if result.ok else DIFFERENT)
 
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from opau_onnx.cli.common import console, table
-from opau_onnx.io.atomic import replacing
 from opau_onnx.loadtest.recorder import KINDS, RIGHT
 from opau_onnx.loadtest.result import LoadResult
-
-
-def write(result: LoadResult, path: Path) -> None:
-    """Write everything as JSON."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
 
 
 def show(result: LoadResult) -> None:

@@ -108,17 +108,17 @@ def _worst(checks: dict[str, IsolatedCheck]) -> tuple[str, Comparison] | None:
 
 
 def _layers(out: Console, inside: Inside) -> None:
-    every = [(layer.node, place) for layer in inside.layers for place in layer.places]
+    every = [(layer.node, place) for layer in inside.activations for place in layer.places]
     every += [(place.name, place) for place in inside.results]
-    runtimes = list(dict.fromkeys(name for _, place in every for name in place.comparisons))
+    runtimes = list(dict.fromkeys(name for _, place in every for name in place.runtimes))
     rows = table(out, "layer by layer", "", "torch's own", *runtimes)
     for name, place in every:
-        rows.add_row(escape(name), place.what, f"{place.rounding:.2g}", *(_cell(place, runtime) for runtime in runtimes))
+        rows.add_row(escape(name), place.what, f"{place.torch_rounding:.2g}", *(_cell(place, runtime) for runtime in runtimes))
     out.print(rows)
 
 
 def _cell(place: Place, runtime: str) -> str:
-    found = place.comparisons.get(runtime)
+    found = place.runtimes.get(runtime)
     if found is None:
         return "-"
     text = f"{found.max_abs_error:.2g} ({found.tolerance_used:.2g})"

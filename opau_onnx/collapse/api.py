@@ -14,7 +14,7 @@ from opau_onnx.collapse.approximation.ranges import activation_ranges
 from opau_onnx.collapse.forms import CollapsePass, form_of, remove_unused
 from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.quantize import QuantizationConfig, Quantized, quantized
-from opau_onnx.collapse.result import CollapseResult, records, write_report
+from opau_onnx.collapse.result import CollapseResult, records
 from opau_onnx.collapse.validation import Data, ValidationConfig, compared
 from opau_onnx.core.spec import DOMAIN, OP_TYPE
 from opau_onnx.errors import CollapseError, ExportError
@@ -22,6 +22,7 @@ from opau_onnx.export.api import ExportConfig, ExportResult, export_model
 from opau_onnx.graph import save
 from opau_onnx.graph.metadata import METADATA
 from opau_onnx.graph.nodes import opau_nodes
+from opau_onnx.io.atomic import write_json
 from opau_onnx.io.source import Source
 
 
@@ -98,7 +99,7 @@ def _collapse(
                 staged = folder / result.path.name
                 save.save(model, staged, external=external)
         if report is not None:
-            write_report(result, report)
+            write_json(Path(report), result)
         save.publish(staged, result.path)
     return result
 

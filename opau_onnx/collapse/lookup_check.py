@@ -37,11 +37,6 @@ class TableCheck(ActivationCheck):
     otherwise: int = 0
     exact: Comparison | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        exact = self.exact.as_dict() if self.exact else None
-        return {**super().as_dict(), "ties": self.ties, "otherwise": self.otherwise, "exact": exact}
-
 
 def check(model: ir.Model, replaced: CollapsedActivation) -> ActivationCheck:
     """Check one activation of the written file; one that is no table as in the standard form.

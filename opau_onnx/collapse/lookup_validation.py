@@ -25,6 +25,7 @@ from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.compare.tensors import Comparison
 from opau_onnx.compare.validation import Validation
+from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import open_axes
 from opau_onnx.io.samples import Samples
@@ -35,7 +36,7 @@ _FROM = ", from sample "
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Reported):
     """How far quantization moves one output of the float model, on the data.
 
     Attributes:
@@ -46,6 +47,8 @@ class Drift:
         accuracy: share of right classes of "float", "quantized" and "collapsed"; empty where labels are not known.
         max_abs_error, mean_abs_error: of the outputs themselves; stated, not judged.
     """
+
+    derived = ("agreement", "equal")
 
     output: str
     rows: int
@@ -66,15 +69,6 @@ class Drift:
         """The verdict; an output without classes is not judged."""
         return self.agreement is None or self.agreement >= self.minimum
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        errors = {n: _finite(getattr(self, n)) for n in ("max_abs_error", "mean_abs_error")}
-        return {**vars(self), **errors, "agreement": self.agreement, "equal": self.equal}
-
-
-def _finite(value: float) -> float | str:
-    return value if np.isfinite(value) else str(value)
-
 
 @dataclass(frozen=True)
 class LutValidation(Validation):
@@ -86,10 +80,6 @@ class LutValidation(Validation):
     def equal(self) -> bool:
         """The verdict over everything."""
         return super().equal and all(d.equal for d in self.drift)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {**super().as_dict(), "drift": [d.as_dict() for d in self.drift]}
 
 
 @dataclass(frozen=True)

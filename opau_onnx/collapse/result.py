@@ -13,8 +13,7 @@ from opau_onnx.collapse.quantize import Quantized
 from opau_onnx.collapse.summary import Side
 from opau_onnx.compare.agreement import TopKAgreement
 from opau_onnx.compare.validation import Validation
-from opau_onnx.graph import save
-from opau_onnx.io.atomic import replacing
+from opau_onnx.core.reports import plain
 
 REPORT_SCHEMA = "opau_onnx.collapse_report/1"
 
@@ -56,7 +55,7 @@ class CollapseResult:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data; its schema is in docs/collapse.md."""
-        return {
+        content = {
             "schema": REPORT_SCHEMA,
             "opau_onnx": __version__,
             "source": self.source.name,
@@ -65,19 +64,14 @@ class CollapseResult:
             "form": self.form,
             "tolerance": self.tolerance,
             "activations": records(self.replaced),
-            "quantization": self.quantized.as_dict() if self.quantized else None,
-            "quantized": self.between.as_dict() if self.between else None,
-            "before": self.before.as_dict() if self.before else None,
-            "after": self.after.as_dict() if self.after else None,
+            "quantization": self.quantized,
+            "quantized": self.between,
+            "before": self.before,
+            "after": self.after,
             "classes": [{"output": name, **found.as_dict()} for name, found in self.agreements.items()],
-            "validation": self.validation.as_dict() if self.validation else {"verdict": "not validated"},
+            "validation": self.validation or {"verdict": "not validated"},
         }
-
-
-def write_report(result: CollapseResult, report: str | Path) -> None:
-    """Write a result as JSON; the file appears whole or not at all."""
-    with replacing(Path(report)) as temporary:
-        temporary.write_text(save.report_text(result.as_dict()))
+        return dict(plain(content))
 
 
 def records(replaced: Sequence[CollapsedActivation]) -> list[dict[str, Any]]:
@@ -93,7 +87,7 @@ def records(replaced: Sequence[CollapsedActivation]) -> list[dict[str, Any]]:
             "evaluation": str(r.scheme),
             "operators": r.nodes,
             "absorbed": list(r.absorbed),
-            "approximation": r.approximation.as_dict() if r.approximation else None,
+            "approximation": plain(r.approximation),
         }
         for r in replaced
     ]

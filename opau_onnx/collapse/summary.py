@@ -15,6 +15,7 @@ import onnx.inliner
 import torch
 
 from opau_onnx.compare.arrays import ort_value
+from opau_onnx.core.reports import Reported
 from opau_onnx.graph.coverage import read
 from opau_onnx.runtime.session import create_session, quiet_options
 
@@ -23,7 +24,7 @@ ROUNDS, SECONDS = 15, 2.0
 
 
 @dataclass(frozen=True)
-class Side:
+class Side(Reported):
     """One file.
 
     Attributes:
@@ -40,10 +41,6 @@ class Side:
     parameters: int
     file_bytes: int
     microseconds: dict[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dict(vars(self))
 
 
 def summarize(

@@ -18,6 +18,7 @@ from opau_onnx.compare.isolated import compare_isolated
 from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.compare.tensors import Comparison
 from opau_onnx.core import oracle
+from opau_onnx.core.reports import Reported
 from opau_onnx.core.spec import Config
 from opau_onnx.graph.dtypes import NAMES
 from opau_onnx.graph.extract import extract
@@ -29,7 +30,7 @@ from opau_onnx.nn.casting import DTYPES, dtype_name, tensors_by_name
 
 
 @dataclass(frozen=True)
-class ActivationCheck:
+class ActivationCheck(Reported):
     """Check of one node.
 
     Attributes:
@@ -40,6 +41,8 @@ class ActivationCheck:
         equal: the verdict.
     """
 
+    hidden = ("config",)
+
     node: str
     module: str
     config: Config
@@ -48,15 +51,8 @@ class ActivationCheck:
     equal: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "node": self.node,
-            "module": self.module,
-            **node_attributes(self.config),
-            "coefficients": self.coefficients,
-            "comparison": self.comparison.as_dict() if self.comparison else None,
-            "equal": self.equal,
-        }
+        """The configuration as the node's attributes."""
+        return super().as_dict() | node_attributes(self.config)
 
 
 def check_activations(model: ir.Model, source: torch.nn.Module) -> list[ActivationCheck]:

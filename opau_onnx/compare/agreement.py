@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from opau_onnx.core.reports import Reported
 
 LISTED = 1000
 """So many samples are listed at most; all are counted."""
@@ -33,7 +35,7 @@ class Disagreement:
 
 
 @dataclass
-class TopKAgreement:
+class TopKAgreement(Reported):
     """Predictions of a runtime against those of its reference.
 
     Attributes:
@@ -44,6 +46,9 @@ class TopKAgreement:
         agreeing: samples with PyTorch's label.
         different: the first :data:`LISTED` others.
     """
+
+    hidden = ("known", "right", "among_five", "agreeing")
+    derived = ("top1", "top5", "agreement", "differing")
 
     samples: int = 0
     known: int = 0
@@ -78,6 +83,16 @@ class TopKAgreement:
             self.different.append(Disagreement(start + int(i), label, a, b, *margins))
 
     @property
+    def top1(self) -> float | None:
+        """Share of the known labels that the runtime predicts; None where none is known."""
+        return self.right / self.known if self.known else None
+
+    @property
+    def top5(self) -> float | None:
+        """The same for the five largest outputs; None where there are no more than five."""
+        return self.among_five / self.known if self.known and self.classes > 5 else None
+
+    @property
     def differing(self) -> int:
         """Samples with another label than PyTorch's."""
         return self.samples - self.agreeing
@@ -86,18 +101,6 @@ class TopKAgreement:
     def agreement(self) -> float:
         """Share of the samples with PyTorch's label."""
         return self.agreeing / self.samples if self.samples else 1.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "samples": self.samples,
-            "classes": self.classes,
-            "top1": self.right / self.known if self.known else None,
-            "top5": self.among_five / self.known if self.known and self.classes > 5 else None,
-            "agreement": self.agreement,
-            "differing": self.differing,
-            "different": [asdict(d) for d in self.different],
-        }
 
 
 def are_classes(values: Any) -> bool:

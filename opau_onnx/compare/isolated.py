@@ -19,6 +19,7 @@ from opau_onnx.compare.hooks import Call
 from opau_onnx.compare.policies import rounding_bound
 from opau_onnx.compare.tensors import Comparison, compare
 from opau_onnx.core import oracle
+from opau_onnx.core.reports import Reported
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.extract import extract
@@ -70,7 +71,7 @@ class Function:
 
 
 @dataclass(frozen=True)
-class IsolatedCheck:
+class IsolatedCheck(Reported):
     """One activation in one runtime.
 
     Attributes:
@@ -81,6 +82,8 @@ class IsolatedCheck:
         reason: it could not be run.
         values: what the runtime gave.
     """
+
+    hidden = ("nan_counts", "values")
 
     comparison: Comparison | None
     input: float = float("nan")
@@ -100,14 +103,8 @@ class IsolatedCheck:
         return self.comparison.tolerance_used if self.comparison else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "comparison": self.comparison.as_dict() if self.comparison else None,
-            "input": self.input,
-            "nan_kept": self.nan_kept,
-            "equal": self.equal if self.comparison else None,
-            "reason": self.reason,
-        }
+        """The verdict is null where nothing was run."""
+        return super().as_dict() | {"equal": self.equal if self.comparison else None}
 
 
 def compare_isolated(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+
+from opau_onnx.core.reports import Reported
 
 UNIT_ROUNDOFF = {
     "float64": 2.0**-53,
@@ -19,7 +21,7 @@ UNIT_ROUNDOFF = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Reported):
     """One tensor of two runtimes.
 
     Attributes:
@@ -50,16 +52,6 @@ class Comparison:
     rtol: float
     tolerance_used: float
     equal: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; infinities and NaN as strings."""
-        return {k: _plain(v) for k, v in asdict(self).items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
 
 
 def spacing(values: npt.NDArray[np.float64], dtype: str) -> npt.NDArray[np.float64]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -18,6 +17,7 @@ from opau_onnx.compare.opening import open_runtime
 from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.compare.references import OriginalReference, Reference, TorchReference
 from opau_onnx.compare.tensors import Comparison
+from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import Axes
 from opau_onnx.io.quiet import quiet
@@ -25,7 +25,7 @@ from opau_onnx.nn.casting import cast_inputs
 
 
 @dataclass(frozen=True)
-class Validation:
+class Validation(Reported):
     """Comparison of a file with its model.
 
     Attributes:
@@ -36,6 +36,8 @@ class Validation:
         equal: the verdict over all of them.
     """
 
+    derived = ("verdict",)
+
     runtime: str
     reference: str
     activations: Sequence[ActivationCheck]
@@ -45,15 +47,10 @@ class Validation:
     def equal(self) -> bool:
         return bool(self.outputs) and all(c.equal for c in self.activations) and all(c.equal for c in self.outputs)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "verdict": "equal" if self.equal else "different",
-            "runtime": self.runtime,
-            "reference": self.reference,
-            "activations": [c.as_dict() for c in self.activations],
-            "outputs": [c.as_dict() for c in self.outputs],
-        }
+    @property
+    def verdict(self) -> str:
+        """ "equal" or "different"."""
+        return "equal" if self.equal else "different"
 
 
 def validate(

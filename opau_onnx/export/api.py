@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from opau_onnx._version import __version__
 from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.compare.validation import Validation, validate
+from opau_onnx.core.reports import plain
 from opau_onnx.errors import ExportError
 from opau_onnx.export import conversion, program
 from opau_onnx.graph import opsets, save
 from opau_onnx.graph.axes import Axes, default_axes, open_axes
 from opau_onnx.graph.metadata import add_metadata, describe
-from opau_onnx.io.atomic import replacing
+from opau_onnx.io.atomic import write_json
 from opau_onnx.io.quiet import quiet
 from opau_onnx.io.source import Source, as_source
 from opau_onnx.nn.casting import DTYPES, cast_inputs, cast_model, dtype_name, input_names, model_dtype, tensors_by_name
@@ -79,7 +80,7 @@ class ExportResult:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data; its schema is in docs/export.md."""
-        return {
+        content = {
             "schema": REPORT_SCHEMA,
             "opau_onnx": __version__,
             "source": {"name": self.source.name, "kind": self.source.kind, "sha256": self.source.sha256},
@@ -88,9 +89,10 @@ class ExportResult:
             "opset": self.opset,
             "dtype": self.dtype,
             "activations": self.activations,
-            "adopted": [record.as_dict() for record in self.source.adopted],
-            "validation": self.validation.as_dict() if self.validation else {"verdict": "not validated"},
+            "adopted": self.source.adopted,
+            "validation": self.validation or {"verdict": "not validated"},
         }
+        return dict(plain(content))
 
 
 def export_model(
@@ -142,7 +144,7 @@ def export_model(
     path, validation = _write(exported, output, source, axes, dtype, settings, progress)
     result = ExportResult(path, output, opset, kind, describe(exported), validation, source)
     if report is not None:
-        write_report(result, report)
+        write_json(Path(report), result)
     return result
 
 
@@ -152,12 +154,6 @@ def _check_writable(path: Path) -> None:
         raise ExportError(f"cannot write {path}: its folder does not exist")
     if path.is_dir():
         raise ExportError(f"cannot write {path}: it is a folder")
-
-
-def write_report(result: ExportResult, report: str | Path) -> None:
-    """Write a result as JSON; the file appears whole or not at all."""
-    with replacing(Path(report)) as temporary:
-        temporary.write_text(save.report_text(result.as_dict()))
 
 
 def validate_model(

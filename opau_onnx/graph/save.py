@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -66,11 +64,6 @@ def publish(staged: Path, output: Path) -> None:
     if data.exists():
         data.replace(output.with_name(data.name))
     staged.replace(output)
-
-
-def report_text(content: dict[str, Any]) -> str:
-    """A report as JSON text."""
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def add_outputs(model: ir.Model, values: Sequence[ir.Value]) -> bytes:

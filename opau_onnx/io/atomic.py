@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from opau_onnx.core.reports import plain
 
 
 @contextmanager
@@ -30,3 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a report: what :func:`opau_onnx.core.reports.plain` makes of a record. The file appears whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(plain(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")

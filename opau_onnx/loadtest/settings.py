@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote, urlsplit
 
+from opau_onnx.core.reports import Reported
 from opau_onnx.errors import OpauError
 
 DEFAULT_SECONDS = 10.0
@@ -24,7 +25,7 @@ class LoadTestError(OpauError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Reported):
     """How a server is loaded, with what, and what is expected of it.
 
     Attributes:
@@ -48,6 +49,8 @@ class Settings:
         wait_s: so long the server may take until it answers and the model is ready.
         give_up_s: the test ends when nobody could connect for so long.
     """
+
+    hidden = ("token",)
 
     clients: int | None = None
     rate: float | None = None
@@ -90,14 +93,6 @@ class Settings:
     def measured_s(self) -> float | None:
         """Seconds that end the measurement; None: the count alone does."""
         return DEFAULT_SECONDS if self.seconds is None and self.requests is None else self.seconds
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; without the token."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "token"}
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
 
 
 def _at_least(least: float, **values: float | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ class ActivationResult:
         return stored and self.same_config and all(a.equal for a in self.checks.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """What :func:`opau_onnx.core.reports.plain` makes JSON of."""
         function = self.function
         return {
             "node": self.site.node,
@@ -80,15 +80,15 @@ class ActivationResult:
             "matched": self.key is not None,
             "reason": self.reason,
             "equal": self.equal if self.judged else None,
-            "approximation": asdict(self.site.approximation) if self.site.approximation else None,
+            "approximation": self.site.approximation,
             "config": _config(self.config),
             "config_in_file": _config(self.site.config),
             "coefficients": None if function is None else {
                 "numerator": function.numerator.double().tolist(), "denominator": function.denominator.double().tolist(),
             },
-            "stored": None if self.stored is None else [s.as_dict() for s in self.stored],
-            "checks": {name: a.as_dict() for name, a in self.checks.items()},
-            "inputs": self.inputs.as_dict() if self.inputs else None,
+            "stored": self.stored,
+            "checks": self.checks,
+            "inputs": self.inputs,
             "curve": self.curve,
         }  # fmt: skip
 

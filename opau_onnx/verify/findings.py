@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from opau_onnx.compare.isolated import IsolatedCheck
+from opau_onnx.core.reports import Reported
 from opau_onnx.graph.nodes import node_attributes
 from opau_onnx.verify.activations import ActivationResult
 from opau_onnx.verify.layers import Inside, Layer, Place
@@ -19,7 +19,7 @@ NAMED = 4
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Reported):
     """One fact.
 
     Attributes:
@@ -37,10 +37,6 @@ class Finding:
     where: str
     runtimes: tuple[str, ...]
     text: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def of_activation(file: str, found: ActivationResult) -> Iterator[Finding]:
@@ -142,18 +138,18 @@ def of_layers(file: str, inside: Inside, known: Collection[tuple[str, str]], *, 
         fails: whether a place beyond its tolerance makes the file different.
     """
     beyond: dict[str, tuple[str, list[str]]] = {}
-    for runtime in dict.fromkeys(name for place in inside.places for name in place.comparisons):
+    for runtime in dict.fromkeys(name for place in inside.places for name in place.runtimes):
         found = inside.first_beyond(runtime)
         if found is not None:
-            where, text = _beyond(*found, matched=any(layer.places for layer in inside.layers))
-            error = found[1].comparisons[runtime]
+            where, text = _beyond(*found, matched=any(layer.places for layer in inside.activations))
+            error = found[1].runtimes[runtime]
             size = f"{error.max_abs_error:.3g}, {error.tolerance_used:.3g} times what rounding explains"
             beyond.setdefault(text, (where, []))[1].append(f"{runtime} ({size})")
     for text, (where, parts) in beyond.items():
         runtimes = tuple(part.partition(" ")[0] for part in parts)
         sentence = f"the error first grows beyond its tolerance {text}: {', '.join(parts)}"
         yield Finding("layer", fails, file, where, runtimes, sentence)
-    for layer in inside.layers:
+    for layer in inside.activations:
         failing = tuple(name for name in _failing(layer.checks) if (layer.node, name) not in known)
         if failing:
             worst = layer.checks[failing[0]]

@@ -24,6 +24,7 @@ from opau_onnx.compare.loop import compare_output
 from opau_onnx.compare.policies import ToleranceConfig, largest
 from opau_onnx.compare.references import Expected, TorchReference
 from opau_onnx.compare.tensors import Comparison, distances
+from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.lookup import ActivationLocation
 from opau_onnx.graph.save import add_outputs
@@ -37,49 +38,38 @@ Matched = Sequence[tuple[ActivationLocation, Key | None, str]]
 
 
 @dataclass
-class Place:
+class Place(Reported):
     """A tensor inside, on the batch where its error uses most of the tolerance.
 
     Attributes:
         what: "input" or "output" of an activation, or "result" of the model.
         name: of the value in the file.
-        rounding: PyTorch's own error there, its float32 against its float64 result.
-        size: the largest value there.
+        torch_rounding: PyTorch's own error there, its float32 against its float64 result.
+        largest_value: the largest value there.
         between: the operators from the place before to this one, with their constants.
-        comparisons: by runtime.
+        runtimes: the comparison by runtime.
     """
 
     what: str
     name: str
-    rounding: float = 0.0
-    size: float = 0.0
+    torch_rounding: float = 0.0
+    largest_value: float = 0.0
     between: list[str] = field(default_factory=list)
-    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    runtimes: dict[str, Comparison] = field(default_factory=dict)
 
     def add(self, runtime: str, expected: Expected, values: Any, kind: str, options: ToleranceConfig) -> None:
         """Compare a batch; the worse of this and those before is kept."""
-        self.rounding = max(self.rounding, largest(distances(expected.exact, expected.values)))
-        self.size = max(self.size, largest(np.abs(expected.values)))
+        self.torch_rounding = max(self.torch_rounding, largest(distances(expected.exact, expected.values)))
+        self.largest_value = max(self.largest_value, largest(np.abs(expected.values)))
         values = np.asarray(values, dtype=np.float64)
         new = compare_output(self.name, expected, values, kind, options)
-        old = self.comparisons.get(runtime)
+        old = self.runtimes.get(runtime)
         if old is None or new.tolerance_used > old.tolerance_used:
-            self.comparisons[runtime] = new
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "what": self.what,
-            "name": self.name,
-            "torch_rounding": self.rounding,
-            "largest_value": self.size,
-            "between": self.between,
-            "runtimes": {name: c.as_dict() for name, c in self.comparisons.items()},
-        }
+            self.runtimes[runtime] = new
 
 
 @dataclass
-class Layer:
+class Layer(Reported):
     """One activation.
 
     Attributes:
@@ -89,64 +79,50 @@ class Layer:
         checks: by runtime, fed with PyTorch's own input.
     """
 
+    derived = ("growth",)
+
     node: str
     module: str
     reason: str
     places: list[Place] = field(default_factory=list)
     checks: dict[str, IsolatedCheck] = field(default_factory=dict)
 
-    def growth(self, runtime: str) -> float | None:
-        """The error of its output over that of its input; None where one is not known or is 0."""
-        found = [p.comparisons[runtime].max_abs_error for p in self.places if runtime in p.comparisons]
-        return found[1] / found[0] if len(found) == 2 and found[0] > 0 else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        runtimes = list(dict.fromkeys(r for p in self.places for r in p.comparisons))
-        return {
-            "node": self.node,
-            "module": self.module,
-            "reason": self.reason,
-            "places": [p.as_dict() for p in self.places],
-            "growth": {r: self.growth(r) for r in runtimes},
-            "checks": {name: a.as_dict() for name, a in self.checks.items()},
-        }
+    @property
+    def growth(self) -> dict[str, float | None]:
+        """By runtime, the error of its output over that of its input; None where one is not known or is 0."""
+        found = {}
+        for runtime in dict.fromkeys(r for p in self.places for r in p.runtimes):
+            errors = [p.runtimes[runtime].max_abs_error for p in self.places if runtime in p.runtimes]
+            found[runtime] = errors[1] / errors[0] if len(errors) == 2 and errors[0] > 0 else None
+        return found
 
 
 @dataclass(frozen=True)
-class Inside:
+class Inside(Reported):
     """Layer-wise comparison of one file.
 
     Attributes:
-        layers: the activations, in the order of the graph.
+        activations: in the order of the graph.
         results: the model's outputs on the same batches.
         not_run: runtimes that could not be looked into, and why.
     """
 
-    layers: list[Layer]
+    activations: list[Layer]
     results: list[Place]
     not_run: dict[str, str]
 
     @property
     def places(self) -> list[Place]:
         """All of them, in order."""
-        return [place for layer in self.layers for place in layer.places] + self.results
+        return [place for layer in self.activations for place in layer.places] + self.results
 
     def first_beyond(self, runtime: str) -> tuple[Layer | None, Place] | None:
         """The first place whose error is beyond its tolerance, and the activation that it belongs to."""
-        every = [(layer, place) for layer in self.layers for place in layer.places]
+        every = [(layer, place) for layer in self.activations for place in layer.places]
         for layer, place in (*every, *((None, place) for place in self.results)):
-            if runtime in place.comparisons and not place.comparisons[runtime].equal:
+            if runtime in place.runtimes and not place.runtimes[runtime].equal:
                 return layer, place
         return None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "activations": [layer.as_dict() for layer in self.layers],
-            "results": [place.as_dict() for place in self.results],
-            "not_run": self.not_run,
-        }
 
 
 @dataclass(frozen=True)

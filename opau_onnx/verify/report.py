@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ import torch
 
 from opau_onnx._version import __version__
 from opau_onnx.compare.names import DIFFERENT, EQUAL, NOT_RUN, REPORT_SCHEMA, TORCH
+from opau_onnx.core.reports import plain
 from opau_onnx.errors import ValidationError
 from opau_onnx.io.source import Source
 from opau_onnx.verify.activations import ActivationResult
@@ -57,25 +57,25 @@ class FileResult:
         return all(run.equal(self.least) for run in ran) and not any(f.fails for f in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """What :func:`opau_onnx.core.reports.plain` makes JSON of."""
         return {
             **self.file.describe(),
             "verdict": EQUAL if self.equal else DIFFERENT,
             "samples": self.samples,
             "left_out": self.left_out,
-            "findings": [f.as_dict() for f in self.findings],
+            "findings": self.findings,
             "torch": {
-                "rounding": [s.as_dict() for s in self.torch.rounding],
-                "labels": self.torch.labels.as_dict() if self.torch.labels else None,
+                "rounding": self.torch.rounding,
+                "labels": self.torch.labels,
                 "seconds": round(self.torch.seconds, 3),
             },
             "runtimes": [_run(run, self.least) for run in self.file.runs],
-            "activations": [a.as_dict() for a in self.activations],
+            "activations": self.activations,
             "weights": {
                 "equal": sum(w.equal for w in self.weights),
-                "different": [w.as_dict() for w in self.weights if not w.equal],
+                "different": [w for w in self.weights if not w.equal],
             },
-            "layers": self.inside.as_dict() if self.inside else None,
+            "layers": self.inside,
         }
 
 
@@ -88,8 +88,8 @@ def _run(run: Run, least: float | None) -> dict[str, Any]:
         **{k: run.record.get(k) for k in ("version", "device", "provider", "implementation")},
         "seconds": round(run.seconds, 3),
         "samples": run.samples,
-        "outputs": [output.as_dict() for output in run.outputs],
-        "labels": run.labels.as_dict() if run.labels else None,
+        "outputs": run.outputs,
+        "labels": run.labels,
     }
 
 
@@ -149,23 +149,13 @@ class VerifyResult:
             "complete": self.complete,
             "missing": self.missing,
             "model": {"name": self.source.name, "kind": self.source.kind, "sha256": self.source.sha256},
-            "adopted": [record.as_dict() for record in self.source.adopted],
+            "adopted": self.source.adopted,
             "reference": _torch_record(),
             "data": self.data,
             "settings": self.settings,
-            "files": [result.as_dict() for result in self.files],
+            "files": self.files,
         }
-        plain: dict[str, Any] = _plain(content)
-        return plain
-
-
-def _plain(tree: Any) -> Any:
-    """JSON knows no infinities and no NaN: they become strings."""
-    if isinstance(tree, dict):
-        return {str(key): _plain(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [_plain(value) for value in tree]
-    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+        return dict(plain(content))
 
 
 def write_report(result: VerifyResult, folder: Path) -> None:

@@ -19,12 +19,13 @@ from opau_onnx.compare.runtime import VerifiedRuntime
 from opau_onnx.compare.sketches import Watcher
 from opau_onnx.compare.statistics import ErrorStatistics, relative
 from opau_onnx.compare.tensors import Comparison, distances, spacing
+from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
 from opau_onnx.nn.casting import cast_inputs
 
 
 @dataclass
-class OutputErrors:
+class OutputErrors(Reported):
     """The errors of one output in one runtime.
 
     Attributes:
@@ -34,6 +35,8 @@ class OutputErrors:
         equal: the verdict over all batches.
         absolute, relative, ulp: of every element; ULP are those of the largest value in a batch.
     """
+
+    derived = ("histogram",)
 
     name: str
     worst: Comparison | None = None
@@ -61,19 +64,10 @@ class OutputErrors:
         self.equal = self.equal and found.equal
         return found
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "name": self.name,
-            "equal": self.equal,
-            "worst": self.worst.as_dict() if self.worst else None,
-            "batch": self.batch,
-            "sample": self.sample,
-            "absolute": self.absolute.as_dict(),
-            "relative": self.relative.as_dict(),
-            "ulp": self.ulp.as_dict(),
-            "histogram": self.absolute.histogram(),
-        }
+    @property
+    def histogram(self) -> dict[str, Any]:
+        """Of the absolute errors."""
+        return self.absolute.histogram()
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from opau_onnx.compare.isolated import Function
 from opau_onnx.compare.sessions import OnnxRuntime
+from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.lookup import ActivationLocation
 from opau_onnx.graph.nodes import constant
@@ -23,7 +24,7 @@ _HALVES: dict[str, Any] = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16
 
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(Reported):
     """One tensor in the file and in the model.
 
     Attributes:
@@ -42,10 +43,6 @@ class Stored:
     file: float = float("nan")
     max_abs_error: float = 0.0
     note: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self) | {"index": list(self.index)}
 
 
 def compare_stored(name: str, expected: Tensor, found: Any) -> Stored:

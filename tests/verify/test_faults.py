@@ -34,8 +34,8 @@ def test_no_fault(files: dict[str, Path], name: str) -> None:
     assert not result.findings
     inside = result.files[0].inside
     assert inside is not None
-    assert [[p.what for p in layer.places] for layer in inside.layers] == [["input", "output"]] * 2
-    assert all(layer.checks["ort-function"].equal for layer in inside.layers)
+    assert [[p.what for p in layer.places] for layer in inside.activations] == [["input", "output"]] * 2
+    assert all(layer.checks["ort-function"].equal for layer in inside.activations)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_coefficient_off_by_a_thousandth(files: dict[str, Path], tmp_path: Pat
         assert f"{shown} is " in found[where]
     assert list(texts(result, "layer")) == [where]
     assert f"in {where} itself" in texts(result, "layer")[where]
-    layers = result.files[0].inside.layers
+    layers = result.files[0].inside.activations
     assert [layer.node for layer in layers if not all(a.equal for a in layer.checks.values())] == [where]
 
 

@@ -212,7 +212,7 @@ def test_an_exported_program(tmp_path: Path) -> None:
     result = verify_model(tmp_path / "m.pt2", tmp_path / "m.onnx", layerwise=True, runtimes=FUNCTION)
     assert result.equal
     assert [a.key for a in result.files[0].activations] == [("1", 0), ("3", 0), ("4", 0), ("6", 0)]
-    assert all(len(layer.places) == 2 for layer in result.files[0].inside.layers)
+    assert all(len(layer.places) == 2 for layer in result.files[0].inside.activations)
     assert all(a.stored and all(s.equal for s in a.stored) for a in result.files[0].activations)
 
 
@@ -250,7 +250,7 @@ def test_a_file_without_names_is_compared_by_its_outputs(files: dict[str, Path],
     assert result.equal
     assert all(a.key is None and "no activation of that name" in a.reason for a in result.files[0].activations)
     assert [f.kind for f in result.findings] == ["note"] * 2
-    assert result.files[0].inside.results[0].comparisons["ort-function"].equal
+    assert result.files[0].inside.results[0].runtimes["ort-function"].equal
 
 
 def test_an_inlined_file_has_no_activation_left(files: dict[str, Path], tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_absorbed_layers_are_not_matched_by_force(tmp_path: Path) -> None:
     assert result.equal, [f.text for f in result.findings]
     (found,) = result.files[0].activations
     assert "it holds the BatchNormalization around it too" in found.reason
-    assert [p.what for p in result.files[0].inside.layers[0].places] == ["output"]
+    assert [p.what for p in result.files[0].inside.activations[0].places] == ["output"]
 
 
 def approximate(proto: onnx.ModelProto) -> None:
