@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, failing, steps
-from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Verbose, Version, input_shapes
+from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Report, Verbose, Version, input_shapes
 from opau_onnx.compare.names import RUNTIMES, TORCH
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -64,7 +64,8 @@ def verify(
             rich_help_panel=_JUDGING,
         ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write DIR/report.json and DIR/report.html.")] = None,
+    report: Report = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write the report as a page with figures.")] = None,
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
@@ -85,16 +86,16 @@ def verify(
         "factory": factory, "allow_pickle": allow_pickle,
         "input_shapes": input_shapes(input_shape),
     }  # fmt: skip
-    result = _run(model, files, data, reading, settings, report, verbose)
+    result = _run(model, files, data, reading, settings, {"report": report, "html": html}, verbose)
     from opau_onnx.cli.verify_output import show
 
-    show(result, report, verbose=verbose)
+    show(result, [path for path in (report, html) if path], verbose=verbose)
     raise typer.Exit(DIFFERENT if not result.equal else EQUAL if result.complete else USAGE)
 
 
 def _run(
-    model: Path, files: list[Path], data: str | None, reading: dict[str, Any], settings: dict[str, Any], report: Path | None,
-    verbose: bool,
+    model: Path, files: list[Path], data: str | None, reading: dict[str, Any], settings: dict[str, Any],
+    outputs: dict[str, Any], verbose: bool,
 ) -> Any:  # fmt: skip
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
@@ -103,11 +104,11 @@ def _run(
         from opau_onnx.io.source import load
         from opau_onnx.verify.api import Settings, verify_model
 
-        with failing(report or model, verbose=verbose):
+        with failing(model, verbose=verbose):
             step(f"reading {model}")
             with quiet():
                 source = load(model, **reading)
-            return verify_model(source, files, data=data, settings=Settings(**settings), report=report, progress=step)
+            return verify_model(source, files, data=data, settings=Settings(**settings), progress=step, **outputs)
 
 
 def _runtimes(text: str | None) -> list[str] | None:

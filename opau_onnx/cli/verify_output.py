@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,15 +22,15 @@ NOTES = 4
 """So many notes are shown without --verbose."""
 
 
-def show(result: VerifyResult, report: Path | None, *, verbose: bool) -> None:
+def show(result: VerifyResult, written: Sequence[Path], *, verbose: bool) -> None:
     """Print the result."""
     out = console()
     out.print(f"{escape(result.source.name)} ({result.source.kind}) on {escape(result.data)}", highlight=False)
     for found in result.files:
         _file(out, found, verbose=verbose)
     out.print('"needs" is the share of the tolerance that is used; up to 1 is equal', highlight=False)
-    if report is not None:
-        out.print(f"{escape(str(report))} written", highlight=False)
+    for path in written:
+        out.print(f"{escape(str(path))} written", highlight=False)
     for name, reason in result.missing.items():
         out.print(f"[bold red]NOT RUN[/]: {name} was asked for: {escape(reason)}", highlight=False, soft_wrap=True)
     names = ", ".join(escape(str(f.file.path)) for f in result.files if not f.equal)

@@ -25,7 +25,7 @@ from opau_onnx.verify import findings
 from opau_onnx.verify.activations import calls_of, check_activations, check_weights, openers
 from opau_onnx.verify.files import VerifiedFile, close_runs, open_runs, read_file
 from opau_onnx.verify.layers import Subject, look_inside
-from opau_onnx.verify.report import FileResult, VerifyResult, write_report
+from opau_onnx.verify.report import FileResult, VerifyResult, check_writable, write_reports
 from opau_onnx.verify.runs import TorchRun, Work, run_batches
 
 Progress = Callable[[str], None]
@@ -83,6 +83,7 @@ def verify_model(
     data: Samples | str | Path | None = None,
     settings: Settings | None = None,
     report: str | Path | None = None,
+    html: str | Path | None = None,
     progress: Progress = lambda step: None,
     **options: Any,
 ) -> VerifyResult:
@@ -95,7 +96,7 @@ def verify_model(
         data: what to compare on, with labels where they are known: see :func:`opau_onnx.io.samples.read_samples`. Without it
             the example inputs and random ones are taken, as in opau-export's check.
         settings: what to do; or give its fields as keyword arguments (``runtimes=["ort-kernel"], layerwise=True``).
-        report: a folder to write report.json (and report.html) into.
+        report, html: files to write the report to, as JSON and as a page with figures that loads nothing.
         progress: called with a short text before each step.
         options: fields of :class:`Settings`.
 
@@ -108,15 +109,17 @@ def verify_model(
     """
     settings = Settings(**options) if settings is None else settings
     settings.check()
+    json_file, page = (None if path is None else Path(path) for path in (report, html))
+    check_writable(json_file, page)
     source = as_source(model, inputs)
     paths = [Path(files)] if isinstance(files, (str, Path)) else [Path(file) for file in files]
     if not paths:
         raise ValidationError("no file is given to compare the model with")
     with quiet():
         result = _verify(source, paths, data, settings, progress)
-    if report is not None:
+    if json_file or page:
         progress("writing the report")
-        write_report(result, Path(report))
+        write_reports(result, json_file, page)
     return result
 
 

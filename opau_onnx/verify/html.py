@@ -17,7 +17,7 @@ from opau_onnx.verify.charts import Chart, short
 from opau_onnx.verify.figures import number
 
 LISTED = 100
-"""So many samples whose label differs are shown of a runtime; report.json has more."""
+"""So many samples whose label differs are shown of a runtime; the JSON report has more."""
 CAUSES = ("configuration", "coefficients", "activation", "layer", "labels", "output")
 """Kinds of findings in the order in which they are told: causes before what they bring about."""
 TEMPLATES = Path(__file__).with_name("templates")
@@ -29,7 +29,7 @@ def render(report: dict[str, Any]) -> str:
     """The page of a report.
 
     Args:
-        report: what :meth:`opau_onnx.verify.report.VerifyResult.as_dict` gives, or what report.json holds.
+        report: what :meth:`opau_onnx.verify.report.VerifyResult.as_dict` gives, or what the JSON report holds.
     """
     charts: list[Chart] = []
 

@@ -1,12 +1,9 @@
-"""The result, as an object and as a folder with report.json and report.html. The schema is in docs/verify.md."""
+"""The result, as an object, as JSON and as a page. The schema is in docs/verify.md."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from opau_onnx._version import __version__
 from opau_onnx.compare.names import DIFFERENT, EQUAL, NOT_RUN, REPORT_SCHEMA, TORCH
 from opau_onnx.core.reports import plain
 from opau_onnx.errors import ValidationError
+from opau_onnx.io.atomic import replacing, write_json
 from opau_onnx.io.source import Source
 from opau_onnx.verify.activations import ActivationResult
 from opau_onnx.verify.files import VerifiedFile
@@ -158,31 +156,23 @@ class VerifyResult:
         return dict(plain(content))
 
 
-def write_report(result: VerifyResult, folder: Path) -> None:
-    """Write report.json and report.html; each file appears whole, and none where one cannot be made.
+def check_writable(*paths: Path | None) -> None:
+    """Raise ValidationError where a report cannot be written: its folder does not exist, or the path is that of a folder."""
+    for path in paths:
+        if path is not None and (not path.parent.is_dir() or path.is_dir()):
+            raise ValidationError(f"cannot write the report {path}: its folder does not exist, or it is a folder")
 
-    Raises:
-        ValidationError: the folder's name is that of a file, or its parent does not exist.
-    """
-    if not folder.parent.is_dir() or (folder.exists() and not folder.is_dir()):
-        raise ValidationError(f"cannot write the report into {folder}: its parent is no folder, or it is a file")
-    from opau_onnx.verify.html import render  # templates, which nobody else needs
 
+def write_reports(result: VerifyResult, report: Path | None, html: Path | None) -> None:
+    """Write the report as JSON and as a page: each file appears whole, and none where one cannot be made."""
     content = result.as_dict()
-    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        (staged / "report.json").write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-        (staged / "report.html").write_text(render(content), encoding="utf-8")
-        mask = os.umask(0)
-        os.umask(mask)
-        staged.chmod(0o777 & ~mask)  # mkdtemp makes folders private
-        if not folder.exists():
-            staged.rename(folder)
-            return
-        for file in staged.iterdir():
-            file.replace(folder / file.name)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    with ExitStack() as stack:
+        if html is not None:
+            from opau_onnx.verify.html import render  # templates, which nobody else needs
+
+            stack.enter_context(replacing(html)).write_text(render(content), encoding="utf-8")
+        if report is not None:
+            write_json(report, content)
 
 
 def _torch_record() -> dict[str, str]:

@@ -329,10 +329,12 @@ def test_what_was_adopted_is_compared_with_the_original(tmp_path: Path) -> None:
 
 
 def test_the_report(files: dict[str, Path], tmp_path: Path) -> None:
-    folder = tmp_path / "report"
-    result = verify(files["net"], data=samples(), layerwise=True, report=folder, runtimes=["ort-function", "reference"])
-    assert sorted(p.name for p in folder.iterdir()) == ["report.html", "report.json"]
-    content = json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
+    report, page = tmp_path / "r.json", tmp_path / "r.html"
+    options: dict[str, Any] = {"data": samples(), "layerwise": True, "runtimes": ["ort-function", "reference"]}
+    result = verify(files["net"], report=report, html=page, **options)
+    assert sorted(tmp_path.iterdir()) == [page, report]
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    content = json.loads(report.read_text(), parse_constant=pytest.fail)
     assert content == result.as_dict()
     assert content["schema"] == REPORT_SCHEMA
     assert content["verdict"] == "equal"
@@ -371,26 +373,26 @@ def test_the_curve_is_the_activation(files: dict[str, Path]) -> None:
             assert np.allclose(group["y"], exact, rtol=1e-4, atol=1e-5)
 
 
-def test_a_report_again_and_a_name_that_is_a_file(files: dict[str, Path], tmp_path: Path) -> None:
-    folder = tmp_path / "report"
-    folder.mkdir()
-    (folder / "mine.txt").write_text("kept")
-    (folder / "report.json").write_text("old")
-    verify(files["net"], report=folder)
-    assert (folder / "mine.txt").read_text() == "kept"
-    assert json.loads((folder / "report.json").read_text())["verdict"] == "equal"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report"]
-    (tmp_path / "file").write_text("")
-    for wrong in (tmp_path / "file", tmp_path / "no" / "report"):
-        with pytest.raises(ValidationError, match="cannot write the report"):
-            verify(files["net"], report=wrong)
+def test_a_report_again_and_names_that_cannot_be_written(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "r.json"
+    report.write_text("old")
+    verify(files["net"], report=report)
+    assert json.loads(report.read_text())["verdict"] == "equal"
+    assert list(tmp_path.iterdir()) == [report]
+    monkeypatch.setattr("opau_onnx.verify.api._verify", lambda *args: pytest.fail("hours of work before the error"))
+    for wrong in (tmp_path, tmp_path / "no" / "report"):
+        for option in ("report", "html"):
+            with pytest.raises(ValidationError, match="cannot write the report"):
+                verify(files["net"], **{option: wrong})
 
 
 def test_infinities_are_strings_in_the_report(files: dict[str, Path], tmp_path: Path) -> None:
     path = nets.changed(files["net"], tmp_path, nets.edited("head.bias", lambda v: v + np.float32(math.inf)))
-    result = verify(path, report=tmp_path / "report")
+    result = verify(path, report=tmp_path / "r.json")
     assert not result.equal
-    content = json.loads((tmp_path / "report" / "report.json").read_text(), parse_constant=pytest.fail)
+    content = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
     assert content["files"][0]["runtimes"][0]["outputs"][0]["absolute"]["max"] == "inf"
 
 
@@ -402,7 +404,7 @@ def test_nothing_is_written_where_the_page_cannot_be_made(
 
     monkeypatch.setattr("opau_onnx.verify.html.render", broken)
     with pytest.raises(ZeroDivisionError):
-        verify(files["net"], report=tmp_path / "report")
+        verify(files["net"], report=tmp_path / "r.json", html=tmp_path / "r.html")
     assert not list(tmp_path.iterdir())
 
 
