@@ -1,12 +1,13 @@
-"""Learned rational (orthogonal-Padé) activations: from a trained PyTorch model to ONNX, proven equal.
+"""Learned rational (orthogonal-Padé) activations: from a trained PyTorch model to ONNX, verified equal.
 
 Importing this package loads neither torch nor onnxruntime; the names below load what they need when first used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from opau_onnx._public import lazy
 from opau_onnx._version import __version__
 
 if TYPE_CHECKING:
@@ -26,24 +27,24 @@ if TYPE_CHECKING:
     from opau_onnx.verify.report import VerifyResult
 
 _WHERE = {
-    "CollapseResult": "opau_onnx.collapse.result",
-    "ValidationConfig": "opau_onnx.collapse.validation",
-    "Config": "opau_onnx.core.spec",
-    "ExportResult": "opau_onnx.export.api",
-    "ToleranceConfig": "opau_onnx.compare.validation",
-    "PlotResult": "opau_onnx.plot.api",
-    "QuantizationConfig": "opau_onnx.collapse.quantize",
-    "ExportConfig": "opau_onnx.export.api",
-    "VerifyResult": "opau_onnx.verify.report",
-    "collapse_model": "opau_onnx.collapse.api",
-    "export_model": "opau_onnx.export.api",
-    "create_session": "opau_onnx.runtime.session",
-    "get_library_path": "opau_onnx.runtime.library",
-    "load": "opau_onnx.io.source",
-    "plot_model": "opau_onnx.plot.api",
-    "save_checkpoint": "opau_onnx.io.checkpoint",
-    "validate_model": "opau_onnx.export.api",
-    "verify_model": "opau_onnx.verify.api",
+    "CollapseResult": "collapse.result",
+    "ValidationConfig": "collapse.validation",
+    "Config": "core.spec",
+    "ExportResult": "export.api",
+    "ToleranceConfig": "compare.policies",
+    "PlotResult": "plot.api",
+    "QuantizationConfig": "collapse.quantize",
+    "ExportConfig": "export.api",
+    "VerifyResult": "verify.report",
+    "collapse_model": "collapse.api",
+    "export_model": "export.api",
+    "create_session": "runtime.session",
+    "get_library_path": "runtime.library",
+    "load": "io.source",
+    "plot_model": "plot.api",
+    "save_checkpoint": "io.checkpoint",
+    "validate_model": "export.api",
+    "verify_model": "verify.api",
 }
 
 __all__ = [
@@ -69,15 +70,5 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    if name in ("compare", "core", "errors", "export", "graph", "io", "keras", "models", "nn"):
-        return importlib.import_module(f"opau_onnx.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+_MODULES = ("compare", "core", "errors", "export", "graph", "io", "keras", "models", "nn")
+__getattr__, __dir__ = lazy(__name__, _WHERE, _MODULES)

@@ -37,3 +37,11 @@ class LibraryError(OpauError):
 
 class DeviceError(OpauError):
     """A device that was asked for and cannot run the model here."""
+
+
+class DeployError(OpauError):
+    """A deployment that cannot be written as asked, or that would not load."""
+
+
+class BenchError(OpauError):
+    """A measurement that cannot be made as asked."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,11 +36,37 @@ def test_public_names(module: object) -> None:
         assert getattr(module, name) is not None
 
 
+PACKAGES = sorted(
+    path.parent.name for path in Path(opau_onnx.__file__).parent.glob("*/__init__.py") if path.parent.name != "models"
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_says_what_is_public(package: str) -> None:
+    if package == "keras":
+        pytest.importorskip("keras", reason="keras is not installed")
+    module = importlib.import_module(f"opau_onnx.{package}")
+    assert list(module.__all__) == sorted(set(module.__all__), key=module.__all__.index)
+    submodules = {found.name for found in pkgutil.iter_modules(module.__path__)}
+    assert not submodules & set(module.__all__), "a submodule, once imported, would hide the name"
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    assert set(module.__all__) <= set(dir(module))
+
+
+def test_the_docs_import_public_names_only() -> None:
+    root = Path(__file__).resolve().parent.parent
+    pages = [*root.glob("*.md"), *(root / "docs").glob("*.md")]
+    imports = [m for page in pages for m in re.findall(r"from (opau_onnx[\w.]*) import ([\w, ]+)", page.read_text("utf-8"))]
+    assert imports
+    for package, names in imports:
+        public = importlib.import_module(package).__all__
+        for name in names.split(","):
+            assert name.strip() in (*public, "models"), f"{package} has no public name {name.strip()}"
+
+
 def test_no_module_hides_a_public_name() -> None:
     """A submodule, once imported, is an attribute of its package."""
-    import importlib
-    import pkgutil
-
     for module in pkgutil.iter_modules(opau_onnx.__path__):
         if module.name not in ("models",):
             importlib.import_module(f"opau_onnx.{module.name}")

@@ -5,8 +5,6 @@ Importing this package loads neither torch nor onnxruntime.
 
 from __future__ import annotations
 
-from opau_onnx.errors import OpauError
+from opau_onnx.errors import BenchError
 
-
-class BenchError(OpauError):
-    """A measurement that cannot be made as asked."""
+__all__ = ["BenchError"]

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from opau_onnx.bench import BenchError, figures, machine
+from opau_onnx.bench import figures, machine
 from opau_onnx.bench.names import NETWORKS
 from opau_onnx.bench.sessions import Memory, Session, described
 from opau_onnx.bench.timing import Plan, Subject, measure
 from opau_onnx.core.spec import OP_TYPE
+from opau_onnx.errors import BenchError
 from opau_onnx.io import datasets
 
 FLOAT = 1

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from opau_onnx.bench import BenchError, figures, machine, networks, sessions, subjects, threads
+from opau_onnx.bench import figures, machine, networks, sessions, subjects, threads
 from opau_onnx.bench.names import NETWORKS, SUBJECTS
 from opau_onnx.bench.timing import Plan, measure
 from opau_onnx.core.spec import Config
+from opau_onnx.errors import BenchError
 
 SCHEMA = "opau_onnx.bench/1"
 

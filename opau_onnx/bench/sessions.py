@@ -13,7 +13,7 @@ from typing import Any
 
 import onnxruntime
 
-from opau_onnx.bench import BenchError
+from opau_onnx.errors import BenchError
 from opau_onnx.runtime.session import Device, create_session
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

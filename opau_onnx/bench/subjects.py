@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from opau_onnx.bench import BenchError, machine, nodes
+from opau_onnx.bench import machine, nodes
 from opau_onnx.bench.names import STANDARD, SUBJECTS
 from opau_onnx.bench.sessions import PROVIDERS, Memory, Session, described
 from opau_onnx.bench.timing import Subject
 from opau_onnx.core.spec import OP_TYPE, Config
+from opau_onnx.errors import BenchError
 from opau_onnx.nn import OrthogonalPade
 
 Maker = Callable[[int], Subject]

@@ -13,7 +13,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from opau_onnx.bench import BenchError
+from opau_onnx.errors import BenchError
 
 _shared: int | None = None
 

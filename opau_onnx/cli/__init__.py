@@ -1,1 +1,3 @@
 """Commands, one file each; nothing imports them."""
+
+__all__: list[str] = []

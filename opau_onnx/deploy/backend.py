@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from opau_onnx.deploy import DeployError
+from opau_onnx.errors import DeployError
 
 _SWITCH, _COUNT = ("a switch: 0 or 1", r"[01]"), ("a whole number", r"[0-9]{1,18}")
 PARAMETERS = {

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from opau_onnx.deploy import DeployError
+from opau_onnx.errors import DeployError
 from opau_onnx.protocol.model_config import BACKEND, data_type
 from opau_onnx.protocol.tensors import TensorSpec
 

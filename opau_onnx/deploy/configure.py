@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import onnxruntime
 
-from opau_onnx.deploy import DeployError, backend
+from opau_onnx.deploy import backend
 from opau_onnx.deploy.onnx_file import OnnxFile
 from opau_onnx.deploy.options import Options, check_unbatched
 from opau_onnx.deploy.placing import Library
-from opau_onnx.errors import LoadError
+from opau_onnx.errors import DeployError, LoadError
 from opau_onnx.protocol.model_config import WarmUp, model_config
 from opau_onnx.serve import warmup
 from opau_onnx.serve.config import ModelSettings

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import onnx
 
-from opau_onnx.deploy import DeployError
+from opau_onnx.errors import DeployError
 from opau_onnx.graph import coverage as models
 from opau_onnx.protocol.tensors import DATATYPES, TensorSpec
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from opau_onnx.deploy import DeployError
+from opau_onnx.errors import DeployError
 from opau_onnx.protocol.model_config import QueuePolicy
 from opau_onnx.serve.config import NAME, ModelSettings
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from opau_onnx.deploy import DeployError, library
+from opau_onnx.deploy import library
 from opau_onnx.deploy.library import Facts
 from opau_onnx.deploy.onnx_file import OnnxFile
 from opau_onnx.deploy.options import Options, absolute
-from opau_onnx.errors import LibraryError
+from opau_onnx.errors import DeployError, LibraryError
 from opau_onnx.io.atomic import replacing
 from opau_onnx.runtime.library import get_library_path
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from opau_onnx._version import __version__
-from opau_onnx.deploy import DeployError
+from opau_onnx.errors import DeployError
 from opau_onnx.graph import coverage as models
 from opau_onnx.io.atomic import replacing
 from opau_onnx.serve.config import DEFAULT_MAX_BATCH_SIZE, settings

@@ -10,7 +10,8 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as pb
 
 from opau_onnx._version import __version__
-from opau_onnx.deploy import DeployError, check, library, releases
+from opau_onnx.deploy import check, library, releases
+from opau_onnx.errors import DeployError
 from opau_onnx.io.atomic import replacing
 
 MARK = "<!-- Written by opau-deploy, and written again with every model: changes are lost. -->"

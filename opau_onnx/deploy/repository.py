@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from opau_onnx.deploy import DeployError
+from opau_onnx.errors import DeployError
 
 
 @contextmanager

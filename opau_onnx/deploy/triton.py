@@ -10,9 +10,10 @@ from typing import Any
 from google.protobuf import text_format
 
 from opau_onnx._version import __version__
-from opau_onnx.deploy import DeployError, check, configure, library, onnx_file, placing, readme, releases, repository
+from opau_onnx.deploy import check, configure, library, onnx_file, placing, readme, releases, repository
 from opau_onnx.deploy.library import Facts
 from opau_onnx.deploy.options import Options, absolute, check_device, model_name
+from opau_onnx.errors import DeployError
 
 Progress = Callable[[str], None]
 

@@ -4,13 +4,14 @@
     assert result.ok, result.faults
 
 Data flows from the settings and the server's own description of the model through prepared requests, each with its expected
-answer, to the lanes that send them, and on to the counts.
+answer, to the connections that send them, and on to the counts.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from opau_onnx._public import lazy
 from opau_onnx.loadtest.settings import LoadTestError, Settings
 
 if TYPE_CHECKING:
@@ -19,12 +20,4 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadResult", "LoadTestError", "Settings", "run", "run_async"]
 
-_WHERE = {"LoadResult": "result", "run": "api", "run_async": "api"}
-
-
-def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, {"LoadResult": "result", "run": "api", "run_async": "api"})

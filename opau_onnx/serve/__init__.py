@@ -3,3 +3,5 @@
 Data flows from a protocol (:mod:`http <opau_onnx.serve.http>`, :mod:`grpc <opau_onnx.serve.rpc>`) through
 :class:`~opau_onnx.serve.service.Service` and the queue of a model to its onnxruntime sessions, and back.
 """
+
+__all__: list[str] = []

@@ -1,1 +1,17 @@
 """Is it the same model? One PyTorch model against ONNX files in every runtime at hand, down to the layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opau_onnx._public import lazy
+
+if TYPE_CHECKING:
+    from opau_onnx.verify.api import Settings, verify_model
+    from opau_onnx.verify.findings import Finding
+    from opau_onnx.verify.report import VerifyResult
+
+__all__ = ["Finding", "Settings", "VerifyResult", "verify_model"]
+__getattr__, __dir__ = lazy(
+    __name__, {"Finding": "findings", "Settings": "api", "VerifyResult": "report", "verify_model": "api"}
+)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from opau_onnx.deploy import DeployError
 from opau_onnx.deploy.backend import PARAMETERS, check_parameters, split_cuda
+from opau_onnx.errors import DeployError
 
 
 def test_parameters_pass() -> None:

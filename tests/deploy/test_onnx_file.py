@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from opau_onnx.deploy import DeployError
 from opau_onnx.deploy.onnx_file import read
+from opau_onnx.errors import DeployError
 from opau_onnx.protocol.tensors import TensorSpec
 from tests.serve import nets
 

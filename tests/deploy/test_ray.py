@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from opau_onnx.deploy import DeployError, ray
+from opau_onnx.deploy import ray
 from opau_onnx.deploy.ray import Options, deploy_ray, ray_config
-from opau_onnx.errors import LoadError
+from opau_onnx.errors import DeployError, LoadError
 from opau_onnx.serve.config import settings
 from tests.serve import nets
 

@@ -18,10 +18,10 @@ from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2 as pb
 
 from opau_onnx.core.spec import Config
-from opau_onnx.deploy import DeployError, configure, library, readme, repository
+from opau_onnx.deploy import configure, library, readme, repository
 from opau_onnx.deploy.options import Options
 from opau_onnx.deploy.triton import deploy_triton
-from opau_onnx.errors import LibraryError, LoadError
+from opau_onnx.errors import DeployError, LibraryError, LoadError
 from opau_onnx.protocol.model_config import QueuePolicy
 from opau_onnx.runtime.library import get_library_path
 from tests.custom_ops.library import required_library

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as pb
 
-from opau_onnx.deploy import DeployError
 from opau_onnx.deploy.check import UNSERVED, check, parse
+from opau_onnx.errors import DeployError
 from opau_onnx.protocol.model_config import QueuePolicy, WarmUp, config_json, model_config
 from opau_onnx.protocol.tensors import DATATYPES, TensorSpec
 
