@@ -1,7 +1,7 @@
 """Train a network with many activations and several seeds; write a table, a picture and what can be said of the differences.
 
-All runs share one recipe and one number of epochs. Results are kept as they come in, so the command can be stopped and given
-again. By default LeNet on Fashion-MNIST; it writes docs/comparison.{json,md,png}.
+All runs share one recipe and one number of epochs. Results are kept in the work folder as they come in, so the command can be
+stopped and given again. By default LeNet on Fashion-MNIST; at the end it writes docs/comparison.{json,md,png}.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images of either split.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Of the inference times.")] = 256,
     output: Annotated[Path, typer.Option(help="Of the results, without .json, .md and .png.")] = ROOT / "docs" / "comparison",
-    work_dir: Annotated[Path, typer.Option(help="Where logs and training states go.")] = ROOT / "out" / "comparison",
+    work_dir: Annotated[Path, typer.Option(help="Of results so far, logs and training states.")] = ROOT / "out" / "comparison",
 ) -> None:
     """Compare activations, or go on where an earlier call stopped."""
     errors = Console(stderr=True)
@@ -110,7 +110,8 @@ def _compare(settings: work.Settings, wish: Wish) -> None:
         settings.job(name, 0, source)
     for note in source.notes:
         _say(f"note: {note}")
-    kept = store.load(wish.path(".json"))
+    progress = settings.work / f"{wish.output.name}.json"
+    kept = store.load(progress)
     chosen = _budget(settings, wish, started, kept)
     settings = replace(settings, recipe=replace(settings.recipe, epochs=chosen.epochs))
     shared = store.describe(settings, source)
@@ -118,7 +119,7 @@ def _compare(settings: work.Settings, wish: Wish) -> None:
     if kept is None:
         about = describe() | {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "jobs": wish.jobs}
         command = " ".join(["scripts/compare.py", *map(quote, sys.argv[1:])])
-        kept = store.begin(wish.path(".json"), shared, chosen, about, command)
+        kept = store.begin(progress, shared, chosen, about, command)
     store.check_same(kept, shared)
     _train(settings, wish, kept, source)
     known = {r["activation"] for r in kept.runs if "failed" not in r}
@@ -126,6 +127,7 @@ def _compare(settings: work.Settings, wish: Wish) -> None:
     if not finished:
         raise TrainingError("every run failed: " + "; ".join(r["failed"] for r in kept.runs))
     _inference(settings, kept, finished, source, wish.batch)
+    replace(kept, path=wish.path(".json")).save()
     picture.draw(kept, wish.path(".png"))
     page.write(kept, wish.path(".md"), wish.path(".png").name)
     _say(f"written: {wish.output}.json, .md and .png, after {(time.monotonic() - started) / 60:.1f} minutes")

@@ -204,9 +204,9 @@ def test_the_whole_killed_and_continued(idx_folder: Path, tmp_path: Path) -> Non
     while time.monotonic() < deadline and (left := workers(tmp_path)):
         time.sleep(0.2)
     assert not left
-    kept = json.loads((tmp_path / "c.json").read_text())["runs"]
+    kept = json.loads((tmp_path / "work" / "c.json").read_text())["runs"]
     assert 1 <= len(kept) < 4
-    assert not (tmp_path / "c.md").exists()
+    assert not list(tmp_path.glob("c.*")), "results appear when all are there"
     again = command(idx_folder, tmp_path, *options, "--jobs", "1")
     done = subprocess.run(again, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
