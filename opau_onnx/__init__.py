@@ -12,12 +12,10 @@ from opau_onnx._version import __version__
 
 if TYPE_CHECKING:
     from opau_onnx.collapse.api import collapse_model
-    from opau_onnx.collapse.quantize import QuantizationConfig
     from opau_onnx.collapse.result import CollapseResult
-    from opau_onnx.collapse.validation import ValidationConfig
-    from opau_onnx.compare.policies import ToleranceConfig
+    from opau_onnx.config import ExportConfig, QuantizationConfig, ToleranceConfig, ValidationConfig, VerifyConfig
     from opau_onnx.core.spec import Config
-    from opau_onnx.export.api import ExportConfig, ExportResult, export_model, validate_model
+    from opau_onnx.export.api import ExportResult, export_model, validate_model
     from opau_onnx.io.checkpoint import save_checkpoint
     from opau_onnx.io.source import load
     from opau_onnx.plot.api import PlotResult, plot_model
@@ -28,13 +26,14 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "CollapseResult": "collapse.result",
-    "ValidationConfig": "collapse.validation",
+    "ValidationConfig": "config",
     "Config": "core.spec",
     "ExportResult": "export.api",
-    "ToleranceConfig": "compare.policies",
+    "ToleranceConfig": "config",
     "PlotResult": "plot.api",
-    "QuantizationConfig": "collapse.quantize",
-    "ExportConfig": "export.api",
+    "QuantizationConfig": "config",
+    "ExportConfig": "config",
+    "VerifyConfig": "config",
     "VerifyResult": "verify.report",
     "collapse_model": "collapse.api",
     "export_model": "export.api",
@@ -56,6 +55,7 @@ __all__ = [
     "QuantizationConfig",
     "ToleranceConfig",
     "ValidationConfig",
+    "VerifyConfig",
     "VerifyResult",
     "__version__",
     "collapse_model",

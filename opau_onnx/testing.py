@@ -44,18 +44,19 @@ def _assert_parity(
     runtimes: Sequence[str] = RUNTIMES,
 ) -> VerifyResult:  # fmt: skip
     __tracebackhide__ = True
-    from opau_onnx.verify.api import Settings, verify_model
+    from opau_onnx.config import VerifyConfig
+    from opau_onnx.verify.api import verify_model
 
     examples, samples = _inputs(inputs)
     names = (runtimes,) if isinstance(runtimes, str) else tuple(runtimes)
-    settings = Settings(runtimes=names, atol=atol, rtol=rtol)
+    settings = VerifyConfig(runtimes=names, atol=atol, rtol=rtol)
     # A file brings example inputs of its own.
     given = None if isinstance(model, (str, Path)) else examples
     result = verify_model(model, onnx_path, given, data=samples, settings=settings)
     if result.equal and result.complete:
         return result
     if not result.equal:
-        inside = Settings(runtimes=names, atol=atol, rtol=rtol, layerwise=True)
+        inside = VerifyConfig(runtimes=names, atol=atol, rtol=rtol, layerwise=True)
         result = verify_model(model, onnx_path, given, data=samples, settings=inside)
     pytest.fail(_message(onnx_path, result), pytrace=False)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from opau_onnx import models
-from opau_onnx.collapse.validation import Data
+from opau_onnx.config import Data
 from opau_onnx.errors import LoadError
 from opau_onnx.io import torch_files
 from opau_onnx.io.source import Source, as_source, load

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     },
 }
 """Package -> the packages that it may import. `errors`, `_public` and `_version` import nothing and are for all."""
-EVERYWHERE = {"errors", "_public", "_version"}
+EVERYWHERE = {"config", "errors", "_public", "_version"}
 DOORS = {"__init__", "testing"}
 """The package's own names and the pytest plugin, which stand above all packages."""
 

@@ -17,7 +17,7 @@ import opau_onnx.nn
 NAMES = {
     "opau_onnx": {
         "CollapseResult", "Config", "ExportConfig", "ExportResult", "PlotResult", "QuantizationConfig", "ToleranceConfig",
-        "ValidationConfig", "VerifyResult", "__version__", "collapse_model",
+        "ValidationConfig", "VerifyConfig", "VerifyResult", "__version__", "collapse_model",
         "create_session", "export_model", "get_library_path", "load",
         "plot_model", "save_checkpoint", "validate_model", "verify_model",
     },

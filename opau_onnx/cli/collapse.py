@@ -11,6 +11,7 @@ import typer
 from opau_onnx.cli import quantize_options
 from opau_onnx.cli.common import DIFFERENT, EQUAL, failing, steps
 from opau_onnx.cli.options import InputShape, Report, Verbose, Version, input_shapes
+from opau_onnx.config import Data, ToleranceConfig, ValidationConfig
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -77,41 +78,27 @@ def collapse(
 
     Exit codes: 0 collapsed and equal; 1 not equal (the file is kept as NAME.rejected.onnx); 2 usage error or nothing to do.
     """
-    shapes = input_shapes(input_shape) or {}
-    check = {"atol": atol, "rtol": rtol, "samples": samples, "seed": seed}
     how = quantize_options.settings(
         quantize=quantize, activations=activations, weights=weights, calibration=calibration, reduce_range=reduce_range
     )
-    change = {"tolerance": tolerance, "data": (data, calibration_samples) if data else None, "quantizing": how}
-    agreement = quantize_options.agreement(min_agreement, form)
-    against = {"reference": reference, "input_shapes": shapes, "skip": no_validate, **agreement}
-    result = _run(model, output, form, change, against, report, check, verbose)
+    comparing = ValidationConfig(
+        reference, input_shapes(input_shape) or {}, ToleranceConfig(atol, rtol, samples, seed), no_validate,
+        quantize_options.agreement(min_agreement, form),
+    )  # fmt: skip
+    inputs = Data(data, calibration_samples) if data else None
+    with steps(verbose=verbose) as step:
+        step("loading")
+        from opau_onnx.collapse.api import collapse_model
+
+        with failing(output, verbose=verbose):
+            result = collapse_model(
+                model, output, form, tolerance=tolerance, data=inputs, quantizing=how, comparing=comparing, report=report,
+                progress=step,
+            )  # fmt: skip
     from opau_onnx.cli.collapse_output import show
 
     show(result, verbose=verbose)
     raise typer.Exit(DIFFERENT if result.equal is False else EQUAL)
-
-
-def _run(
-    model: Path, output: Path, form: str, change: dict[str, Any], against: dict[str, Any], report: Path | None,
-    check: dict[str, Any], verbose: bool,
-) -> Any:  # fmt: skip
-    with steps(verbose=verbose) as step:
-        step("loading")
-        from opau_onnx.collapse.api import collapse_model
-        from opau_onnx.collapse.quantize import QuantizationConfig
-        from opau_onnx.collapse.validation import Data, ValidationConfig
-        from opau_onnx.compare.policies import ToleranceConfig
-
-        comparing = ValidationConfig(options=ToleranceConfig(**check), **against)
-        with failing(output, verbose=verbose):
-            how = change["quantizing"]
-            data = Data(*change["data"]) if change["data"] else None
-            return collapse_model(
-                model, output, form, tolerance=change["tolerance"], data=data,
-                quantizing=None if how is None else QuantizationConfig(**how), comparing=comparing, report=report,
-                progress=step,
-            )  # fmt: skip
 
 
 def main() -> None:

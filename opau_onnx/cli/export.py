@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli.common import DIFFERENT, EQUAL, console, fail, failing, steps
-from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Report, Verbose, Version, input_shapes
+from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Reading, Report, Verbose, Version, input_shapes
+from opau_onnx.config import ExportConfig, ToleranceConfig
 
 # Boxes on a terminal; plain help and errors when piped.
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
@@ -91,17 +92,16 @@ def export(
 
     Exit codes: 0 exported and equal; 1 not equal (the file is kept as NAME.rejected.onnx); 2 usage or load error.
     """
-    fields = {
-        "opset": opset, "dtype": dtype, "static": static, "external_data": external_data, "validate": not no_validate,
-        "dynamic_axes": _axes(dynamic_axes) if dynamic_axes else None,
-    }  # fmt: skip
-    check = {"atol": atol, "rtol": rtol, "samples": samples, "seed": seed}
+    settings = ExportConfig(
+        opset, dtype, _axes(dynamic_axes) if dynamic_axes else None, static, external_data, not no_validate,
+        ToleranceConfig(atol, rtol, samples, seed),
+    )  # fmt: skip
     if validate_only and no_validate:
         fail("--validate-only and --no-validate exclude each other")
     if validate_only and collapse:
         fail("--validate-only and --collapse exclude each other; opau-collapse compares what it writes")
-    reading = {"factory": factory, "input_shapes": input_shapes(input_shape), "allow_pickle": allow_pickle}
-    source, result = _run(model, output, reading, fields, check, report, validate_only, collapse, verbose)
+    reading = Reading(factory, input_shapes(input_shape), allow_pickle)
+    source, result = _run(model, output, reading, settings, report, validate_only, collapse, verbose)
     from opau_onnx.cli import collapse_output, export_output
     from opau_onnx.export.api import ExportResult
 
@@ -114,30 +114,25 @@ def export(
 
 
 def _run(
-    model: Path, output: Path, reading: dict[str, Any], fields: dict[str, Any], check: dict[str, Any],
-    report: Path | None, validate_only: bool, collapse: str | None, verbose: bool,
+    model: Path, output: Path, reading: Reading, settings: ExportConfig, report: Path | None, validate_only: bool,
+    collapse: str | None, verbose: bool,
 ) -> Any:  # fmt: skip
     """Load, then export (and collapse) or compare; errors of ours end the command with a message, code 2."""
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
-        from opau_onnx.compare.policies import ToleranceConfig
-        from opau_onnx.export.api import ExportConfig, export_model, validate_model
+        from opau_onnx.export.api import export_model, validate_model
         from opau_onnx.io.atomic import write_json
-        from opau_onnx.io.quiet import quiet
-        from opau_onnx.io.source import load
 
         with failing(output, verbose=verbose):
             step(f"reading {model}")
-            with quiet():
-                source = load(model, **reading)
+            source = reading.load(model)
             if validate_only:
                 step("comparing with PyTorch")
-                result = validate_model(source, output, options=ToleranceConfig(**check))
+                result = validate_model(source, output, options=settings.options)
                 if report is not None:
                     write_json(report, result)
                 return source, result
-            settings = ExportConfig(options=ToleranceConfig(**check), **fields)
             if collapse is not None:
                 from opau_onnx.collapse.api import export_collapsed
 
@@ -145,8 +140,8 @@ def _run(
             return source, export_model(source, output, settings=settings, report=report, progress=step)
 
 
-def _axes(texts: list[str]) -> dict[str, dict[int, str]]:
-    found: dict[str, dict[int, str]] = {}
+def _axes(texts: list[str]) -> dict[str | int, dict[int, str]]:
+    found: dict[str | int, dict[int, str]] = {}
     for text in texts:
         name, _, rest = text.partition(":")
         try:

@@ -3,8 +3,9 @@
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,6 +42,23 @@ InputShape = Annotated[
         show_default=False,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a PyTorch file is read: the arguments of :func:`opau_onnx.load`."""
+
+    factory: str | None = None
+    input_shapes: Mapping[str, Shape] | Sequence[Shape] | None = None
+    allow_pickle: bool = False
+
+    def load(self, model: Path) -> Any:
+        """The :class:`opau_onnx.io.source.Source`, read without torch's own warnings; raises LoadError."""
+        from opau_onnx.io.quiet import quiet
+        from opau_onnx.io.source import load
+
+        with quiet():
+            return load(model, factory=self.factory, input_shapes=self.input_shapes, allow_pickle=self.allow_pickle)
 
 
 def input_shapes(texts: Sequence[str] | None) -> Mapping[str, Shape] | tuple[Shape, ...] | None:

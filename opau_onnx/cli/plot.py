@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli.common import console, fail, failing, steps
-from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Verbose, Version, input_shapes
+from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Reading, Verbose, Version, input_shapes
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -49,36 +49,23 @@ def plot(
     Exit codes: 0 drawn; 2 usage error, or nothing to draw.
     """
     output = output or Path(f"{model.stem}.activations.png")
-    reading = {
-        "factory": factory, "allow_pickle": allow_pickle,
-        "input_shapes": input_shapes(input_shape),
-    }  # fmt: skip
-    if model.suffix.lower() == ".onnx" and any(reading.values()):
+    reading = Reading(factory, input_shapes(input_shape), allow_pickle)
+    if model.suffix.lower() == ".onnx" and reading != Reading():
         fail("--model, --input-shape and --allow-pickle say how PyTorch files are read; an .onnx file needs none of them")
-    result = _run(model, output, reading, {"data": data, "samples": samples, "layers": layers}, verbose)
+    with steps(verbose=verbose) as step:
+        step("loading")
+        from opau_onnx.plot.api import plot_model
+
+        with failing(output, verbose=verbose):
+            step(f"reading {model}")
+            source = model if model.suffix.lower() == ".onnx" else reading.load(model)
+            result = plot_model(source, output, data=data, samples=samples, layers=layers, progress=step)
     out = console()
     for note in result.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     fed = f"; inputs: {result.inputs}" if result.inputs else ""
     count = f"{len(result.drawn)} learned activation{'s' if len(result.drawn) != 1 else ''} drawn"
     out.print(f"{count}: {result.path}{fed}", highlight=False, soft_wrap=True, markup=False)
-
-
-def _run(model: Path, output: Path, reading: dict[str, Any], how: dict[str, Any], verbose: bool) -> Any:
-    with steps(verbose=verbose) as step:
-        step("loading")
-        from opau_onnx.plot.api import plot_model
-
-        with failing(output, verbose=verbose):
-            if model.suffix.lower() == ".onnx":
-                return plot_model(model, output, progress=step, **how)
-            from opau_onnx.io.quiet import quiet
-            from opau_onnx.io.source import load
-
-            step(f"reading {model}")
-            with quiet():
-                source = load(model, **reading)
-            return plot_model(source, output, progress=step, **how)
 
 
 def main() -> None:

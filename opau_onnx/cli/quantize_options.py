@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli.common import fail
+from opau_onnx.config import QuantizationConfig, ValidationConfig
+from opau_onnx.errors import CollapseError
 
 _PANEL = "Quantization (--form lut)"
 
@@ -36,16 +38,19 @@ MinAgreement = Annotated[
 ]  # fmt: skip
 
 
-def settings(*, quantize: bool, **given: Any) -> dict[str, Any] | None:
-    """Those of :class:`opau_onnx.collapse.quantize.QuantizationConfig` that are given; None without --quantize."""
+def settings(*, quantize: bool, **given: Any) -> QuantizationConfig | None:
+    """How to quantize; None without --quantize."""
     chosen = {name: value for name, value in given.items() if value}
     if not quantize and chosen:
         fail(f"--{next(iter(chosen)).replace('_', '-')} says how to quantize; it needs --quantize")
-    return chosen if quantize else None
+    try:
+        return QuantizationConfig(**chosen) if quantize else None
+    except CollapseError as error:
+        fail(str(error))
 
 
-def agreement(value: float | None, form: str) -> dict[str, float]:
-    """That of :class:`opau_onnx.collapse.validation.ValidationConfig`."""
+def agreement(value: float | None, form: str) -> float:
+    """The smallest share of samples that must keep their class."""
     if value is not None and form != "lut":
         fail("--min-agreement is for --form lut: other forms keep every class, or are judged by --tolerance")
-    return {} if value is None else {"min_agreement": value}
+    return ValidationConfig.min_agreement if value is None else value

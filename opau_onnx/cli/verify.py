@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, failing, steps
-from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Report, Verbose, Version, input_shapes
+from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Reading, Report, Verbose, Version, input_shapes
 from opau_onnx.compare.names import RUNTIMES, TORCH
+from opau_onnx.config import VerifyConfig
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -78,15 +79,11 @@ def verify(
 
     Exit codes: 0 equal; 1 not equal; 2 usage error, or a runtime that was named did not run.
     """
-    settings = {
-        "runtimes": _runtimes(runtimes), "layerwise": layerwise, "atol": atol, "rtol": rtol, "min_agreement": min_agreement,
-        "limit": limit, "batch": batch, "reference_seconds": reference_seconds, "samples": samples, "seed": seed,
-    }  # fmt: skip
-    reading = {
-        "factory": factory, "allow_pickle": allow_pickle,
-        "input_shapes": input_shapes(input_shape),
-    }  # fmt: skip
-    result = _run(model, files, data, reading, settings, {"report": report, "html": html}, verbose)
+    settings = VerifyConfig(
+        _runtimes(runtimes), layerwise, atol, rtol, min_agreement, limit, batch, reference_seconds, samples, seed
+    )
+    reading = Reading(factory, input_shapes(input_shape), allow_pickle)
+    result = _run(model, files, data, reading, settings, report, html, verbose)
     from opau_onnx.cli.verify_output import show
 
     show(result, [path for path in (report, html) if path], verbose=verbose)
@@ -94,21 +91,18 @@ def verify(
 
 
 def _run(
-    model: Path, files: list[Path], data: str | None, reading: dict[str, Any], settings: dict[str, Any],
-    outputs: dict[str, Any], verbose: bool,
+    model: Path, files: list[Path], data: str | None, reading: Reading, settings: VerifyConfig, report: Path | None,
+    html: Path | None, verbose: bool,
 ) -> Any:  # fmt: skip
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step:
         step("loading PyTorch")
-        from opau_onnx.io.quiet import quiet
-        from opau_onnx.io.source import load
-        from opau_onnx.verify.api import Settings, verify_model
+        from opau_onnx.verify.api import verify_model
 
         with failing(model, verbose=verbose):
             step(f"reading {model}")
-            with quiet():
-                source = load(model, **reading)
-            return verify_model(source, files, data=data, settings=Settings(**settings), progress=step, **outputs)
+            source = reading.load(model)
+            return verify_model(source, files, data=data, settings=settings, report=report, html=html, progress=step)
 
 
 def _runtimes(text: str | None) -> list[str] | None:

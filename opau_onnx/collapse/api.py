@@ -13,12 +13,13 @@ from opau_onnx.collapse.approximation.approximate import ApproximationBudget
 from opau_onnx.collapse.approximation.ranges import activation_ranges
 from opau_onnx.collapse.forms import CollapsePass, form_of, remove_unused
 from opau_onnx.collapse.passes.standard import CollapsedActivation
-from opau_onnx.collapse.quantize import QuantizationConfig, Quantized, quantized
+from opau_onnx.collapse.quantize import Quantized, quantized
 from opau_onnx.collapse.result import CollapseResult, records
-from opau_onnx.collapse.validation import Data, ValidationConfig, compared
+from opau_onnx.collapse.validation import compared, read_data
+from opau_onnx.config import Data, ExportConfig, QuantizationConfig, ValidationConfig
 from opau_onnx.core.spec import DOMAIN, OP_TYPE
 from opau_onnx.errors import CollapseError, ExportError
-from opau_onnx.export.api import ExportConfig, ExportResult, export_model
+from opau_onnx.export.api import ExportResult, export_model
 from opau_onnx.graph import save
 from opau_onnx.graph.metadata import METADATA
 from opau_onnx.graph.nodes import opau_nodes
@@ -70,7 +71,7 @@ def collapse_model(
     check_tolerance(tolerance, data)
     check_quantizing(form, quantizing, data, comparing)
     progress(f"reading {source}")
-    samples = None if quantizing is None or data is None else data.read(_read(source), "train")
+    samples = None if quantizing is None or data is None else read_data(data, _read(source), "train")
     if samples is not None:
         progress("quantizing")
     with quantized(source, quantizing, samples) as made:
@@ -162,7 +163,7 @@ def _allowed(
     if not tolerance or data is None:
         return None
     progress("reading data")
-    samples = data.read(model, "train")
+    samples = read_data(data, model, "train")
     progress("looking at the activations' inputs")
     return ApproximationBudget(tolerance, activation_ranges(source, samples), model.graph.opset_imports[""] or 0)
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from opau_onnx.collapse.approximation.ranges import BATCH, run, shifted
 from opau_onnx.compare.agreement import TopKAgreement, agreement_of, are_classes
 from opau_onnx.compare.loop import compare_batches
-from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.compare.references import ShiftedReference, flatten
 from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.tensors import Comparison
+from opau_onnx.config import ToleranceConfig
 from opau_onnx.io.samples import Samples
 
 MOST = 10_000

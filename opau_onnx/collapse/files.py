@@ -14,9 +14,9 @@ import torch
 from opau_onnx.compare.batches import random_batches
 from opau_onnx.compare.loop import compare_batches
 from opau_onnx.compare.opening import open_runtime
-from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.compare.references import FileReference
 from opau_onnx.compare.tensors import Comparison
+from opau_onnx.config import ToleranceConfig
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import open_axes
 from opau_onnx.graph.dtypes import NAMES

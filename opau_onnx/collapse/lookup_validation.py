@@ -19,12 +19,12 @@ from opau_onnx.compare.agreement import agreement_of, are_classes
 from opau_onnx.compare.batches import random_batches
 from opau_onnx.compare.loop import compare_batches
 from opau_onnx.compare.opening import open_runtime
-from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.compare.references import FileReference, flatten
 from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.compare.tensors import Comparison
 from opau_onnx.compare.validation import Validation
+from opau_onnx.config import ToleranceConfig
 from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import open_axes

@@ -19,41 +19,17 @@ from typing import Any
 import onnx_ir as ir
 
 from opau_onnx.collapse.placeholders import NAME, insert_placeholders, remove_placeholders
+from opau_onnx.config import QuantizationConfig
 from opau_onnx.errors import CollapseError
 from opau_onnx.graph import save
 from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.samples import Samples
 
-ACTIVATIONS = ("uint8", "int8", "uint16", "int16")
-WEIGHTS = ("int8", "int16")
-CALIBRATION = ("minmax", "entropy", "percentile")
 PERCENTILE = 99.99
 BATCH = 32
 """Samples in one run."""
 OPSET_16_BIT = 21
 """The first in which ONNX quantizes to 16 bits."""
-
-
-@dataclass(frozen=True)
-class QuantizationConfig:
-    """How to quantize; weights have a scale for each channel.
-
-    Attributes:
-        activations: type of the quantized tensors: "uint8" or "int8"; "uint16" or "int16" for models that lose too much so.
-        weights: "int8" or "int16".
-        calibration: how ranges come from what the samples reach: "minmax", "entropy" or "percentile" (99.99).
-        reduce_range: weights of 7 bits, for x86 processors without VNNI, whose 8-bit products saturate.
-    """
-
-    activations: str = "uint8"
-    weights: str = "int8"
-    calibration: str = "minmax"
-    reduce_range: bool = False
-
-    def __post_init__(self) -> None:
-        for name, known in (("activations", ACTIVATIONS), ("weights", WEIGHTS), ("calibration", CALIBRATION)):
-            if getattr(self, name) not in known:
-                raise CollapseError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from opau_onnx.collapse.forms import form_of
 from opau_onnx.collapse.result import CollapseResult
 from opau_onnx.collapse.summary import summarize
 from opau_onnx.compare.agreement import TopKAgreement
-from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.compare.validation import Validation, validate
+from opau_onnx.config import Data, ToleranceConfig, ValidationConfig
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import open_axes
 from opau_onnx.io.datasets import Split
@@ -26,42 +26,10 @@ from opau_onnx.io.source import Source, load
 from opau_onnx.nn.casting import DTYPES, cast_inputs
 
 
-@dataclass(frozen=True)
-class Data:
-    """Real inputs of the model.
-
-    Attributes:
-        source: as :func:`opau_onnx.io.samples.read_samples` takes it.
-        calibration: how many of them (of Fashion-MNIST's training images) tell the ranges of the activations' inputs.
-    """
-
-    source: str | Path
-    calibration: int = 512
-
-    def read(self, model: ir.Model, split: Split) -> Samples:
-        """The samples for a model."""
-        found = read_samples(self.source, [str(v.name) for v in model.graph.inputs], split)
-        return found.first(self.calibration) if split == "train" else found
-
-
-@dataclass(frozen=True)
-class ValidationConfig:
-    """How to validate the collapsed file.
-
-    Attributes:
-        reference: the PyTorch model (as :func:`opau_onnx.export_model` takes it); None for the file that is collapsed.
-        input_shapes: of inputs with open axes other than the first, by name or in order; where there is no reference.
-        options: of the comparison.
-        skip: compare nothing.
-        min_agreement: the smallest share of samples that must keep their class where a quantized model is compared with the
-            float one; see :mod:`opau_onnx.collapse.lookup_validation`.
-    """
-
-    reference: Source | str | Path | None = None
-    input_shapes: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] = field(default_factory=dict)
-    options: ToleranceConfig = field(default_factory=ToleranceConfig)
-    skip: bool = False
-    min_agreement: float = 0.99
+def read_data(data: Data, model: ir.Model, split: Split) -> Samples:
+    """The samples for a model; of training images as many as calibrate."""
+    found = read_samples(data.source, [str(v.name) for v in model.graph.inputs], split)
+    return found.first(data.calibration) if split == "train" else found
 
 
 def compared(
@@ -113,7 +81,7 @@ def _validate_approximation(
     activations = [isolated.check(model, r) for r in result.replaced]
     module = None if origin is None else origin.model
     outputs, agreements = compare_approximation(
-        result.source, staged, data.read(model, "test"), result.tolerance, options, module
+        result.source, staged, read_data(data, model, "test"), result.tolerance, options, module
     )
     import onnxruntime
 
@@ -130,7 +98,7 @@ def _validate_lut(
     plain = origin.model if origin is not None else made.source if made else None
     return lookup_validation.validate(
         result.replaced, made.path if made else result.source, staged, inputs, comparing.options,
-        samples=None if data is None else data.read(model, "test"),
+        samples=None if data is None else read_data(data, model, "test"),
         exact=None if plain is None else lookup_validation.Float(plain, comparing.min_agreement),
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from opau_onnx.compare.policies import ToleranceConfig
+from opau_onnx.config import ToleranceConfig
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import Axes
 from opau_onnx.io.samples import Samples

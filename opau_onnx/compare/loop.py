@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opau_onnx.compare.policies import ToleranceConfig, largest
+from opau_onnx.compare.policies import largest
 from opau_onnx.compare.references import Expected, Reference
 from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.tensors import Comparison, compare
+from opau_onnx.config import ToleranceConfig
 from opau_onnx.errors import ValidationError
 from opau_onnx.nn.casting import cast_inputs
 

@@ -24,7 +24,6 @@ An isolated activation's tolerance is proven, not measured: :func:`rounding_boun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,27 +40,6 @@ NUDGES = 2
 """Draws of nudged weights and inputs: one alone may be lucky, where a model passes all it knows through a single mean."""
 SHIFT_FACTOR = 2.0
 EXACT = 0.0
-
-
-@dataclass(frozen=True)
-class ToleranceConfig:
-    """How whole models are compared.
-
-    Attributes:
-        atol, rtol: tolerances given by the user; None for the measured one.
-        samples: rows of the largest random batch.
-        seed: of the random inputs.
-    """
-
-    atol: float | None = None
-    rtol: float | None = None
-    samples: int = 16
-    seed: int = 0
-
-    @property
-    def given(self) -> bool:
-        """True where a tolerance of the user replaces the measured one."""
-        return self.atol is not None or self.rtol is not None
 
 
 def largest(values: Any) -> float:

@@ -14,9 +14,9 @@ from opau_onnx.compare.activations import ActivationCheck, check_activations
 from opau_onnx.compare.batches import random_batches
 from opau_onnx.compare.loop import compare_batches
 from opau_onnx.compare.opening import open_runtime
-from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.compare.references import OriginalReference, Reference, TorchReference
 from opau_onnx.compare.tensors import Comparison
+from opau_onnx.config import ToleranceConfig
 from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.axes import Axes

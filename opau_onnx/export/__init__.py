@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from opau_onnx._public import lazy
 
 if TYPE_CHECKING:
-    from opau_onnx.export.api import ExportConfig, ExportResult, export_model, validate_model
+    from opau_onnx.export.api import ExportResult, export_model, validate_model
 
-__all__ = ["ExportConfig", "ExportResult", "export_model", "validate_model"]
-__getattr__, __dir__ = lazy(
-    __name__, {"ExportConfig": "api", "ExportResult": "api", "export_model": "api", "validate_model": "api"}
-)
+__all__ = ["ExportResult", "export_model", "validate_model"]
+__getattr__, __dir__ = lazy(__name__, {"ExportResult": "api", "export_model": "api", "validate_model": "api"})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx._version import __version__
-from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.compare.validation import Validation, validate
+from opau_onnx.config import ExportConfig, ToleranceConfig
 from opau_onnx.core.reports import plain
 from opau_onnx.errors import ExportError
 from opau_onnx.export import conversion, program
@@ -26,30 +26,6 @@ from opau_onnx.io.source import Source, as_source
 from opau_onnx.nn.casting import DTYPES, cast_inputs, cast_model, dtype_name, input_names, model_dtype, tensors_by_name
 
 REPORT_SCHEMA = "opau_onnx.export_report/1"
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """How to export; the defaults are those of ``opau-export``.
-
-    Attributes:
-        opset: version of ONNX's default domain, 18 to :func:`opau_onnx.graph.opsets.newest`; None is 20, or 22 for
-            bfloat16.
-        dtype: "float32", "float16", "bfloat16" or "float64"; None keeps the model's own.
-        dynamic_axes: input name or position -> axis -> name; None makes axis 0 of every input "batch".
-        static: no dynamic axes at all.
-        external_data: weights in a file of their own; None decides by size (beyond 2 GB).
-        validate: compare the file with the model.
-        options: of that comparison.
-    """
-
-    opset: int | None = None
-    dtype: str | None = None
-    dynamic_axes: Mapping[str | int, Mapping[int, str]] | None = None
-    static: bool = False
-    external_data: bool | None = None
-    validate: bool = True
-    options: ToleranceConfig = field(default_factory=ToleranceConfig)
 
 
 @dataclass(frozen=True)

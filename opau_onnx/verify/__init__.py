@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 from opau_onnx._public import lazy
 
 if TYPE_CHECKING:
-    from opau_onnx.verify.api import Settings, verify_model
+    from opau_onnx.verify.api import verify_model
     from opau_onnx.verify.findings import Finding
     from opau_onnx.verify.report import VerifyResult
 
-__all__ = ["Finding", "Settings", "VerifyResult", "verify_model"]
-__getattr__, __dir__ = lazy(
-    __name__, {"Finding": "findings", "Settings": "api", "VerifyResult": "report", "verify_model": "api"}
-)
+__all__ = ["Finding", "VerifyResult", "verify_model"]
+__getattr__, __dir__ = lazy(__name__, {"Finding": "findings", "VerifyResult": "report", "verify_model": "api"})

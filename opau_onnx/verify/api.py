@@ -13,9 +13,9 @@ from opau_onnx.compare import batches as data
 from opau_onnx.compare.batches import Batches
 from opau_onnx.compare.isolated import Function
 from opau_onnx.compare.names import RUNTIMES, TORCH
-from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.compare.references import TorchReference
 from opau_onnx.compare.sketches import Watcher
+from opau_onnx.config import VerifyConfig
 from opau_onnx.errors import ValidationError
 from opau_onnx.io.quiet import quiet
 from opau_onnx.io.samples import Samples, read_samples
@@ -31,57 +31,13 @@ from opau_onnx.verify.runs import TorchRun, Work, run_batches
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to verify; the defaults are those of ``opau-verify``.
-
-    Attributes:
-        runtimes: names of :data:`opau_onnx.compare.names.RUNTIMES`, each of which must run; None for all that can.
-        layerwise: look at what each activation takes and gives.
-        atol, rtol: of the outputs; None for the measured tolerance.
-        min_agreement: least share of the samples that must have PyTorch's label; None for all where labels are known.
-        limit: take the first samples only.
-        batch: samples in one run, where the file leaves that open.
-        reference_seconds: after which the slow evaluator begins no further batch; what it has seen is said.
-        samples, seed: of the random inputs that are taken where there are no data.
-    """
-
-    runtimes: Sequence[str] | None = None
-    layerwise: bool = False
-    atol: float | None = None
-    rtol: float | None = None
-    min_agreement: float | None = None
-    limit: int | None = None
-    batch: int = 256
-    reference_seconds: float = 100.0
-    samples: int = 16
-    seed: int = 0
-
-    @property
-    def options(self) -> ToleranceConfig:
-        """Of the comparison."""
-        return ToleranceConfig(self.atol, self.rtol, self.samples, self.seed)
-
-    def check(self) -> None:
-        """Raise ValidationError for what cannot be done."""
-        unknown = [name for name in self.runtimes or () if name not in RUNTIMES]
-        if unknown:
-            raise ValidationError(f"unknown runtime {', '.join(map(repr, unknown))}; expected some of {', '.join(RUNTIMES)}")
-        if self.runtimes is not None and not set(self.runtimes) - {TORCH}:
-            raise ValidationError("there is no runtime to compare PyTorch with; name another one besides torch")
-        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
-            raise ValidationError(f"min_agreement is {self.min_agreement}; expected a share from 0 to 1")
-        if self.batch < 1 or (self.limit is not None and self.limit < 1):
-            raise ValidationError(f"batch is {self.batch} and limit is {self.limit}; expected at least 1")
-
-
 def verify_model(
     model: nn.Module | Source | str | Path,
     files: str | Path | Sequence[str | Path],
     inputs: Tensor | Sequence[Tensor] | None = None,
     *,
     data: Samples | str | Path | None = None,
-    settings: Settings | None = None,
+    settings: VerifyConfig | None = None,
     report: str | Path | None = None,
     html: str | Path | None = None,
     progress: Progress = lambda step: None,
@@ -98,7 +54,7 @@ def verify_model(
         settings: what to do; or give its fields as keyword arguments (``runtimes=["ort-kernel"], layerwise=True``).
         report, html: files to write the report to, as JSON and as a page with figures that loads nothing.
         progress: called with a short text before each step.
-        options: fields of :class:`Settings`.
+        options: fields of :class:`VerifyConfig`.
 
     Returns:
         What was found: ``result.equal`` is the verdict on all that ran, ``result.complete`` whether all that was asked for ran.
@@ -107,8 +63,8 @@ def verify_model(
         LoadError, ValidationError, ExportError: the model, the files or the data cannot be read, do not belong together, or no
             runtime can run a file.
     """
-    settings = Settings(**options) if settings is None else settings
-    settings.check()
+    settings = VerifyConfig(**options) if settings is None else settings
+    _check(settings)
     json_file, page = (None if path is None else Path(path) for path in (report, html))
     check_writable(json_file, page)
     source = as_source(model, inputs)
@@ -123,8 +79,21 @@ def verify_model(
     return result
 
 
+def _check(settings: VerifyConfig) -> None:
+    """Raise ValidationError for what cannot be done."""
+    unknown = [name for name in settings.runtimes or () if name not in RUNTIMES]
+    if unknown:
+        raise ValidationError(f"unknown runtime {', '.join(map(repr, unknown))}; expected some of {', '.join(RUNTIMES)}")
+    if settings.runtimes is not None and not set(settings.runtimes) - {TORCH}:
+        raise ValidationError("there is no runtime to compare PyTorch with; name another one besides torch")
+    if settings.min_agreement is not None and not 0 <= settings.min_agreement <= 1:
+        raise ValidationError(f"min_agreement is {settings.min_agreement}; expected a share from 0 to 1")
+    if settings.batch < 1 or (settings.limit is not None and settings.limit < 1):
+        raise ValidationError(f"batch is {settings.batch} and limit is {settings.limit}; expected at least 1")
+
+
 def _verify(
-    source: Source, paths: Sequence[Path], given: Samples | str | Path | None, settings: Settings, progress: Progress
+    source: Source, paths: Sequence[Path], given: Samples | str | Path | None, settings: VerifyConfig, progress: Progress
 ) -> VerifyResult:
     samples = _samples(source, given, settings)
     opened = [read_file(path, source) for path in paths]
@@ -145,12 +114,12 @@ def _verify(
     return VerifyResult(source, results, source_of_data, settings.min_agreement, settings.runtimes, _plain(settings))
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
+def _plain(settings: VerifyConfig) -> dict[str, Any]:
     found = dict(vars(settings))
     return found | {"runtimes": None if settings.runtimes is None else list(settings.runtimes)}
 
 
-def _samples(source: Source, given: Samples | str | Path | None, settings: Settings) -> Samples | None:
+def _samples(source: Source, given: Samples | str | Path | None, settings: VerifyConfig) -> Samples | None:
     if given is None:
         return None
     names = input_names(source.model, len(source.inputs))
@@ -180,7 +149,7 @@ class _Shared:
 
 
 def _run_group(
-    source: Source, group: Sequence[VerifiedFile], samples: Samples | None, settings: Settings, progress: Progress
+    source: Source, group: Sequence[VerifiedFile], samples: Samples | None, settings: VerifyConfig, progress: Progress
 ) -> _Shared:
     first = group[0]
     if samples is None:
@@ -198,7 +167,7 @@ def _run_group(
 
 
 def _inspect(
-    source: Source, file: VerifiedFile, calls: Any, shared: _Shared, settings: Settings, progress: Progress
+    source: Source, file: VerifiedFile, calls: Any, shared: _Shared, settings: VerifyConfig, progress: Progress
 ) -> FileResult:
     if not file.ran:
         reasons = "; ".join(f"{run.name}: {run.reason}" for run in file.runs)

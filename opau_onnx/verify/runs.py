@@ -13,12 +13,13 @@ from opau_onnx.compare.agreement import TopKAgreement, are_classes
 from opau_onnx.compare.batches import Batch, Batches
 from opau_onnx.compare.hooks import activation_hooks
 from opau_onnx.compare.loop import compare_output
-from opau_onnx.compare.policies import ToleranceConfig, largest
+from opau_onnx.compare.policies import largest
 from opau_onnx.compare.references import Expected, TorchReference
 from opau_onnx.compare.runtime import VerifiedRuntime
 from opau_onnx.compare.sketches import Watcher
 from opau_onnx.compare.statistics import ErrorStatistics, relative
 from opau_onnx.compare.tensors import Comparison, distances, spacing
+from opau_onnx.config import ToleranceConfig
 from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
 from opau_onnx.nn.casting import cast_inputs

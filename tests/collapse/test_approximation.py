@@ -18,8 +18,9 @@ from opau_onnx.collapse.approximation.intervals import Interval, IntervalOps, si
 from opau_onnx.collapse.approximation.proof import enclose_exact, prove
 from opau_onnx.collapse.approximation.ranges import activation_ranges, run, shifted
 from opau_onnx.collapse.plan_search import one_row
-from opau_onnx.collapse.validation import Data
+from opau_onnx.collapse.validation import read_data
 from opau_onnx.compare.sessions import OnnxRuntime
+from opau_onnx.config import Data
 from opau_onnx.core import oracle
 from opau_onnx.core.denominators import FORMS
 from opau_onnx.core.numpy_ops import NumpyOps
@@ -375,5 +376,5 @@ def test_refused(lenet: Path, tmp_path: Path) -> None:
 
 def test_data_of_calibration_and_of_the_check() -> None:
     model = ir.Model(ir.Graph([ir.Value(name="images")], [], nodes=[]), ir_version=10)
-    assert len(Data("fashion-mnist", 7).read(model, "train")) == 7
-    assert len(Data("fashion-mnist", 7).read(model, "test")) == len(read_samples("fashion-mnist", ["images"]))
+    assert len(read_data(Data("fashion-mnist", 7), model, "train")) == 7
+    assert len(read_data(Data("fashion-mnist", 7), model, "test")) == len(read_samples("fashion-mnist", ["images"]))

@@ -15,8 +15,8 @@ import opau_onnx
 from opau_onnx import ValidationConfig, collapse_model, export_model
 from opau_onnx.collapse.passes import standard
 from opau_onnx.collapse.result import REPORT_SCHEMA
-from opau_onnx.compare.policies import ToleranceConfig
 from opau_onnx.compare.sessions import OnnxRuntime
+from opau_onnx.config import ToleranceConfig
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import CollapseError, ExportError, ValidationError
 from opau_onnx.graph.metadata import METADATA

@@ -21,9 +21,9 @@ from opau_onnx import QuantizationConfig, ValidationConfig, collapse_model, expo
 from opau_onnx.collapse import lookup_validation, quantize, summary
 from opau_onnx.collapse.lookup_validation import Drift, LutValidation
 from opau_onnx.collapse.passes import lookup
-from opau_onnx.collapse.validation import Data
 from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.compare.tensors import compare
+from opau_onnx.config import CALIBRATION, Data
 from opau_onnx.errors import CollapseError, LoadError
 from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.samples import Samples
@@ -348,7 +348,7 @@ def test_a_file_that_takes_codes(tmp_path: Path) -> None:
 def test_nothing_is_printed(
     lenets: dict[int, Path], few: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for calibration in quantize.CALIBRATION:
+    for calibration in CALIBRATION:
         quantized(lenets[20], np.load(few)["images"][:40], tmp_path, QuantizationConfig(calibration=calibration))
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
