@@ -1,31 +1,43 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both build the environment in .venv first.
+# Two commands on a fresh machine: `make demo` and `make test`. Both build what they need of the environment in .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed_demo
 JOBS ?= 2
 PRESET ?= cpu
+# Of the CUDA kernels in the development environment: one takes a minute, all that a release holds (make kernels) eleven.
+CUDA_ARCHITECTURES ?= $(shell nvidia-smi >/dev/null 2>&1 && echo native || echo 90)
 PORTABILITY := tests/portability
 # npm writes it last.
 NPM_STAMP := $(PORTABILITY)/node_modules/.package-lock.json
 # From PyPI where the system has none.
 CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
 
-.PHONY: demo test lint portability sweep bench gpu library env clean
+.PHONY: demo test lint docs portability sweep bench gpu kernels library env clean
 
 env: $(STAMP)
 
 # Everything is installed in one resolve under the constraints, so that torch's CPU build is taken. The compiled library is
 # built on the way: `make library` builds it again after a change of custom_ops/.
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+BUILD := CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) SKBUILD_CMAKE_DEFINE
+$(STAMP): pyproject.toml constraints.txt | $(BIN)
+	$(BUILD)="OPAU_CUDA=AUTO;OPAU_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)" $(INSTALL) -e '.[dev]'
 # For the tests of opau_onnx.nn.adopt. It asks for torch 1.7.1, and runs with this one.
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps rational-activations
+	$(INSTALL) --no-deps rational-activations
+	touch $@ $(DEMO_STAMP)
+
+# What the demo needs, in the same place: `make env` adds the rest. CUDA kernels only where there is a GPU.
+$(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)
+	$(BUILD)="OPAU_CUDA=$(shell nvidia-smi >/dev/null 2>&1 && echo AUTO || echo OFF)" $(INSTALL) -e '.[plot]'
 	touch $@
 
-demo: env
+$(BIN):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+demo: $(DEMO_STAMP)
 	$(BIN)/python scripts/demo.py
 
 # One OpenMP thread for each of the JOBS processes: more of them only wait for each other.
@@ -36,6 +48,10 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site, in out/site; a broken link or a name that the reference lacks is an error.
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
 
 # Exported and collapsed files in onnxruntime-node and, in headless Chromium, onnxruntime-web: see docs/portability.md.
 portability: env
@@ -50,8 +66,13 @@ $(NPM_STAMP): $(PORTABILITY)/package.json $(PORTABILITY)/package-lock.json
 sweep: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
 
+# The CUDA kernels for every architecture that a release holds, and the tests that read their machine code.
+kernels:
+	$(MAKE) library PRESET=cuda
+	OPAU_REQUIRE_ARCHITECTURES=1 $(BIN)/python -m pytest tests/custom_ops/test_sass.py
+
 # The CUDA kernels on this machine's GPU: scripts/gpu.py. Needs nvcc and a PyTorch with CUDA, in PYTHON; no network, no environment.
-# PART=kernels, sanitizer or bench for one part; DRY=1 on the CPU. Files in $$OUT, else out/gpu.
+# PART=kernels, sanitizer, bench or training for one part; DRY=1 on the CPU. Files in $$OUT, else out/gpu.
 gpu:
 	test -n "$(DRY)" || { cmake -S custom_ops -B build/gpu -DCMAKE_BUILD_TYPE=Release -DOPAU_CUDA=ON -DOPAU_ORT=OFF \
 	  -DOPAU_CUDA_ARCHITECTURES=native -DPython3_EXECUTABLE="$$(command -v $(PYTHON))" && cmake --build build/gpu -j; }
@@ -59,7 +80,7 @@ gpu:
 	  $(if $(PART),--part $(PART))
 
 bench: env
-	$(BIN)/python scripts/bench_activation.py
+	$(BIN)/python scripts/bench_training.py
 
 # The library of custom_ops/, built in build/$(PRESET) and put where the environment's package looks for it. PRESET=cuda with nvcc.
 library: env

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opau_onnx.errors import LoadError
@@ -46,3 +47,20 @@ def create(architecture: str, **arguments: Any) -> nn.Module:
         raise LoadError(f"{architecture}: {error}; it is made with {signature}") from None
     model: nn.Module = factory(**arguments)
     return model
+
+
+def path(name: str) -> Path:
+    """The file of a shipped checkpoint, for the commands and :func:`opau_onnx.load`.
+
+    Args:
+        name: "lenet_hp1", "lenet_hp2" or "lenet_relu", or the file's whole name without ".pt". The card lies beside it:
+            ``path(name).with_suffix(".json")``.
+
+    Raises:
+        LoadError: no checkpoint of that name is shipped.
+    """
+    shipped = {file.stem: file for file in sorted(Path(__file__).resolve().parent.glob("*.pt"))}
+    found = [file for stem, file in shipped.items() if name in (stem, stem.removesuffix("_fashion_mnist"))]
+    if len(found) != 1:
+        raise LoadError(f"there is no shipped checkpoint {name!r}; expected one of {', '.join(shipped) or '(none)'}")
+    return found[0]

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from opau_onnx.config import ExportConfig, QuantizationConfig, ToleranceConfig, ValidationConfig, VerifyConfig
     from opau_onnx.core.spec import Config
     from opau_onnx.export.api import ExportResult, export_model, validate_model
+    from opau_onnx.inspect.api import inspect_model
+    from opau_onnx.inspect.result import InspectResult
     from opau_onnx.io.checkpoint import save_checkpoint
     from opau_onnx.io.source import load
+    from opau_onnx.native.library import get_library_path
     from opau_onnx.plot.api import PlotResult, plot_model
-    from opau_onnx.runtime.library import get_library_path
     from opau_onnx.runtime.session import create_session
     from opau_onnx.verify.api import verify_model
     from opau_onnx.verify.report import VerifyResult
@@ -30,6 +32,7 @@ _WHERE = {
     "Config": "core.spec",
     "ExportResult": "export.api",
     "ToleranceConfig": "config",
+    "InspectResult": "inspect.result",
     "PlotResult": "plot.api",
     "QuantizationConfig": "config",
     "ExportConfig": "config",
@@ -38,7 +41,8 @@ _WHERE = {
     "collapse_model": "collapse.api",
     "export_model": "export.api",
     "create_session": "runtime.session",
-    "get_library_path": "runtime.library",
+    "get_library_path": "native.library",
+    "inspect_model": "inspect.api",
     "load": "io.source",
     "plot_model": "plot.api",
     "save_checkpoint": "io.checkpoint",
@@ -51,6 +55,7 @@ __all__ = [
     "Config",
     "ExportConfig",
     "ExportResult",
+    "InspectResult",
     "PlotResult",
     "QuantizationConfig",
     "ToleranceConfig",
@@ -62,6 +67,7 @@ __all__ = [
     "create_session",
     "export_model",
     "get_library_path",
+    "inspect_model",
     "load",
     "plot_model",
     "save_checkpoint",

@@ -45,21 +45,25 @@ class ExportConfig:
     Attributes:
         opset: version of ONNX's default domain, 18 to :func:`opau_onnx.graph.opsets.newest`; None is 20, or 22 for
             bfloat16.
-        dtype: "float32", "float16", "bfloat16" or "float64"; None keeps the model's own.
-        dynamic_axes: input name or position -> axis -> name; None makes axis 0 of every input "batch".
+        dtype: "float32", "float16", "bfloat16" or "float64", or their short names ("fp16", "half"); None keeps the model's own.
+        dynamic_axes: input name or position -> axis -> name, or -> a list of axes, which get names; None makes axis 0 of every
+            input "batch".
         static: no dynamic axes at all.
         external_data: weights in a file of their own; None decides by size (beyond 2 GB).
         validate: compare the file with the model.
         options: of that comparison.
+        input_names, output_names: of the file's, all of them in order; None for those of the model's arguments and results.
     """
 
     opset: int | None = None
     dtype: str | None = None
-    dynamic_axes: Mapping[str | int, Mapping[int, str]] | None = None
+    dynamic_axes: Mapping[str | int, Mapping[int, str] | Sequence[int]] | None = None
     static: bool = False
     external_data: bool | None = None
     validate: bool = True
     options: ToleranceConfig = field(default_factory=ToleranceConfig)
+    input_names: Sequence[str] | None = None
+    output_names: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)

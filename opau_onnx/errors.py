@@ -27,6 +27,10 @@ class ValidationError(OpauError):
     """A comparison that cannot be carried out (not: a comparison that found a difference)."""
 
 
+class NotComparableError(ValidationError):
+    """A comparison that would show nothing: the model gives other results each time, or its tolerance would allow anything."""
+
+
 class ReplacementError(OpauError, ValueError):
     """A request to swap activations that matches nothing in the model."""
 

@@ -5,7 +5,7 @@
 Needs PyTorch with CUDA and a library with CUDA kernels; no network and nothing else. ``--dry`` runs everything on the CPU with
 few cases, its CPU kernels in place of the CUDA ones: it tries the script, and proves nothing about a GPU.
 Parts: kernels (bits against the CPU kernels, streams, graphs, sizes beyond 2**31), sanitizer (a few kernels under
-compute-sanitizer), bench (ratios to a device copy, torch's own activations).
+compute-sanitizer), bench (ratios to a device copy, torch's own activations), training (bits, sums, graphs, time).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # on a bare machine the package is not installed
 
-from gpu_checks import bench, device, kernels, page, sanitizer
+from gpu_checks import bench, device, kernels, page, sanitizer, training
 
-PARTS = {"kernels": kernels.run, "sanitizer": sanitizer.run, "bench": bench.run}
+PARTS = {"kernels": kernels.run, "sanitizer": sanitizer.run, "bench": bench.run, "training": training.run}
 
 
 def main() -> int:

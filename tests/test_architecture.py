@@ -13,40 +13,44 @@ ROOT = Path(__file__).resolve().parents[1] / "opau_onnx"
 
 ALLOWED: dict[str, set[str]] = {
     "core": set(),
-    "nn": {"core"},
+    "native": {"core"},
+    "nn": {"core", "native"},
     "keras": {"core", "nn"},
     "io": {"core", "nn", "keras"},
     "graph": {"core", "io"},
-    "runtime": {"core", "io", "graph"},
-    "compare": {"core", "nn", "io", "graph", "runtime"},
+    "runtime": {"native", "core", "io", "graph"},
+    "compare": {"native", "core", "nn", "io", "graph", "runtime"},
     "export": {"core", "nn", "io", "graph", "runtime", "compare"},
     "collapse": {"core", "nn", "io", "graph", "runtime", "compare", "export"},
     "verify": {"core", "nn", "io", "graph", "runtime", "compare"},
-    "certify": {"core", "io", "graph", "runtime"},
+    "certify": {"native", "core", "io", "graph", "runtime"},
     "plot": {"core", "nn", "io", "graph", "runtime", "compare"},
-    "bench": {"core", "nn", "io", "graph", "runtime", "export"},
+    "inspect": {"native", "core", "nn", "io", "graph", "runtime"},
+    "bench": {"native", "core", "nn", "io", "graph", "runtime", "export"},
     "protocol": set(),
     "serve": {"graph", "runtime", "protocol"},
     "loadtest": {"core", "io", "compare", "protocol", "serve"},
-    "deploy": {"io", "graph", "runtime", "protocol", "serve"},
+    "deploy": {"native", "io", "graph", "runtime", "protocol", "serve"},
     "cli": {
         "core",
         "io",
         "graph",
+        "runtime",
         "compare",
         "export",
         "collapse",
         "verify",
         "certify",
         "plot",
+        "inspect",
         "bench",
         "serve",
         "loadtest",
         "deploy",
     },
 }
-"""Package -> the packages that it may import. `errors`, `_public` and `_version` import nothing and are for all."""
-EVERYWHERE = {"config", "errors", "_public", "_version"}
+"""Package -> the packages that it may import. Those of EVERYWHERE import nothing and are for all."""
+EVERYWHERE = {"config", "errors", "_public", "_telemetry", "_version"}
 DOORS = {"__init__", "testing"}
 """The package's own names and the pytest plugin, which stand above all packages."""
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import opau_onnx
 from opau_onnx import models
 from opau_onnx.errors import LoadError
 from opau_onnx.io import checkpoint, datasets
@@ -129,3 +130,17 @@ def test_one_recipe_for_all() -> None:
     assert len({json.dumps([c["recipe"], c["data"], c["preprocessing"]]) for c in cards}) == 1
     assert cards[0]["data"]["training_images"] == 60000
     assert cards[0]["data"]["test_images"] == 10000
+
+
+@pytest.mark.parametrize("name", ["lenet_hp1", "lenet_hp2", "lenet_relu", "lenet_hp1_fashion_mnist"])
+def test_shipped_checkpoints_have_a_path(name: str) -> None:
+    path = models.path(name)
+    assert path.stem == (name if name.endswith("mnist") else f"{name}_fashion_mnist")
+    assert opau_onnx.load(path).kind == "checkpoint"
+    assert path.with_suffix(".json").is_file()
+
+
+@pytest.mark.parametrize("name", ["", "lenet", "../lenet_hp1", "lenet_hp1_fashion_mnist.pt"])
+def test_what_is_not_shipped_has_none(name: str) -> None:
+    with pytest.raises(LoadError, match="expected one of lenet_hp1_fashion_mnist"):
+        models.path(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -16,14 +17,16 @@ import opau_onnx.nn
 
 NAMES = {
     "opau_onnx": {
-        "CollapseResult", "Config", "ExportConfig", "ExportResult", "PlotResult", "QuantizationConfig", "ToleranceConfig",
+        "CollapseResult", "Config", "ExportConfig", "ExportResult", "InspectResult", "PlotResult", "QuantizationConfig",
+        "ToleranceConfig",
         "ValidationConfig", "VerifyConfig", "VerifyResult", "__version__", "collapse_model",
-        "create_session", "export_model", "get_library_path", "load",
+        "create_session", "export_model", "get_library_path", "inspect_model", "load",
         "plot_model", "save_checkpoint", "validate_model", "verify_model",
     },
     "opau_onnx.nn": {
-        "HP1", "HP2", "PAU", "Adopted", "Adoption", "Fit", "OrthogonalPade", "adopt", "fit", "orthogonal_pade",
-        "replace_activations",
+        "HP1", "HP2", "PAU", "Adopted", "Adoption", "CallSite", "Calls", "Fit", "FrozenActivation", "Implementation",
+        "OrthogonalPade", "adopt", "balance", "coefficient_parameters", "fit", "freeze", "implementation",
+        "orthogonal_pade", "replace_activations", "replace_calls",
     },
 }  # fmt: skip
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "scipy", "numpy", "matplotlib", "safetensors")
@@ -92,3 +95,29 @@ def test_heavy_imports_come_late(program: str) -> None:
     check = f"{program}\nimport sys\nloaded = [m for m in {HEAVY} if m in sys.modules]\nassert not loaded, loaded"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+@pytest.mark.parametrize("how", ["import opau_onnx; opau_onnx.create_session", "import opau_onnx.cli.serve"])
+def test_telemetry_is_off_before_onnxruntime_loads(how: str, given: str | None) -> None:
+    """Unless the user set the variable."""
+    code = f"{how}\nimport os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    watched = """
+import os, sys
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "onnxruntime": assert "ORT_DISABLE_TELEMETRY" in os.environ
+sys.meta_path.insert(0, Watch())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {} if given is None else {"ORT_DISABLE_TELEMETRY": given}
+    code = watched + code + "\nimport onnxruntime"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert found.stdout.strip() == (given or "1")
+
+
+def test_importing_the_package_alone_sets_nothing() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    code = "import opau_onnx.nn, os; print(os.environ.get('ORT_DISABLE_TELEMETRY'))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert found.stdout.strip() == "None"

@@ -11,21 +11,6 @@ struct opau_activation {
   std::unique_ptr<const opau::Activation> activation;
 };
 
-namespace {
-
-const opau::InstructionSet* chosen(int index, std::string* error) {
-  const auto& all = opau::instruction_sets();
-  if (index == -1) return &opau::best_instruction_set();
-  if (index < 0 || index >= int(all.size())) {
-    *error = "instruction set " + std::to_string(index) + " does not exist; expected -1 to " + std::to_string(all.size() - 1);
-  } else if (!all[size_t(index)]->available()) {
-    *error = std::string(all[size_t(index)]->name) + " is not available on this machine";
-  }
-  return error->empty() ? all[size_t(index)] : nullptr;
-}
-
-}  // namespace
-
 extern "C" {
 
 const char* opau_version(void) { return OPAU_VERSION; }
@@ -48,7 +33,7 @@ const char* opau_create(const char* basis, const char* form, int64_t k, int64_t 
     opau::Config config;
     std::string error = opau::find_config(basis, form, k, l, groups, &config);
     if (!error.empty()) return error;
-    const opau::InstructionSet* set = chosen(instruction_set, &error);
+    const opau::InstructionSet* set = opau::api::chosen_set(instruction_set, &error);
     if (!set) return error;
     const opau::api::Given given{numerator, numerator_rows, denominator, denominator_rows, scale, shift};
     return opau::api::with_type(config, dtype, given, [&](const auto& coefficients) {

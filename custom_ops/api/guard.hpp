@@ -2,10 +2,11 @@
 #pragma once
 #include <exception>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <utility>
 
-#include "opau/prepare.hpp"
+#include "opau/activation.hpp"
 
 namespace opau::api {
 
@@ -29,6 +30,18 @@ const char* guarded(const Body& body) {
   } catch (...) {
     return "unknown error";
   }
+}
+
+// By its index, -1 for the best; null and what is wrong.
+inline const InstructionSet* chosen_set(int index, std::string* error) {
+  const auto& all = instruction_sets();
+  if (index == -1) return &best_instruction_set();
+  if (index < 0 || index >= int(all.size())) {
+    *error = "instruction set " + std::to_string(index) + " does not exist; expected -1 to " + std::to_string(all.size() - 1);
+  } else if (!all[size_t(index)]->available()) {
+    *error = std::string(all[size_t(index)]->name) + " is not available on this machine";
+  }
+  return error->empty() ? all[size_t(index)] : nullptr;
 }
 
 // What a caller of opau_create and opau_cuda_create gives, apart from the element type.

@@ -1,5 +1,6 @@
 #include "opau/certify.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "certify/oracle.hpp"
+#include "certify/variants.hpp"
 #include "opau/activation.hpp"
 
 namespace opau {
@@ -55,10 +57,12 @@ double ulp(double value, const Format& f) {
 struct Job {
   oracle::Function reference;
   Format format;
-  bool safe;
-  double limit;
-  uint64_t first, last, stride;
-  std::vector<std::unique_ptr<const Activation>> kernels;  // the last is the fastest
+  bool bounded;        // Q has a lower bound
+  double limit, far;   // of the condition number; X0
+  uint64_t first, last, stride, blocks;
+  // By instruction set, the last of which is the fastest.
+  std::vector<std::unique_ptr<const Activation>> kernels;
+  std::vector<std::vector<certify::Variant>> variants;
   std::atomic<uint64_t> next{0};
   int64_t* done;
   const int* cancel;
@@ -76,21 +80,35 @@ void count(uint64_t& total, uint64_t& first, uint64_t x) {
   if (total++ == 0 || x < first) first = x;
 }
 
+// Largest error: what the oracle's bound, to first order, and a result's own rounding allow. Not where rounding could change Q by half.
+double allowed(const Job& job, const oracle::Values& at, int i) {
+  const double wrong = at.bottom[i] * 0x1p-24, size = std::fabs(at.value[i]);
+  const double computed = at.bound[i] * 0x1p-24 / (1 - wrong) + (1 + at.underflow[i]) * 0x1p-149;
+  const double stored = job.format.bytes == 4 ? 0 : ulp(size + computed, job.format) / 2;
+  return computed * (1 + 0x1p-20) + stored;
+}
+
 // One result against the oracle.
-void judge(const Job& job, uint64_t pattern, double x, double y, double value, double condition, opau_certificate& into) {
+void judge(const Job& job, uint64_t pattern, double x, double y, const oracle::Values& at, int i, opau_certificate& into) {
   ++into.inputs;
-  const bool conditioned = condition < job.limit;
+  const double value = at.value[i], condition = at.condition[i];
   if (std::isnan(x) || std::isinf(x)) {
     const bool right = std::isnan(x) ? std::isnan(y)
                        : std::fabs(value) > job.format.largest ? std::isinf(y) && (y > 0) == (value > 0)
                                                                : std::fabs(y - value) <= 16 * ulp(value, job.format);
-    if (!right && (std::isnan(x) || job.safe)) count(into.violations, into.first_violation, pattern);
+    if (!right && (std::isnan(x) || !job.bounded)) count(into.violations, into.first_violation, pattern);
     return;
   }
-  if (!job.safe && !conditioned) return;  // a pole may be near: nothing is promised
-  if (std::fabs(value) > job.format.largest * (1 - 0x1p-6)) {  // at the border either the largest number or infinity is right
-    const double size = std::fabs(y);
-    if (!(size > job.format.largest * (1 - 0x1p-5)) || (y > 0) != (value > 0)) count(into.violations, into.first_violation, pattern);
+  // Nothing is promised next to a pole, and of a clamped Q far out.
+  if (!(at.bottom[i] * 0x1p-24 < 0.5) || (at.clamped[i] && std::fabs(x) > job.far)) {
+    ++into.unjudged;
+    return;
+  }
+  const double limit = allowed(job, at, i);
+  if (std::fabs(value) + limit > job.format.largest * (1 - 0x1p-6)) {  // at the border either the largest number or infinity is right
+    const double least = std::fabs(value) - limit;
+    const bool sure = least > 0, far_enough = !std::isfinite(y) || std::fabs(y) >= std::min(least, job.format.largest) * (1 - 0x1p-5);
+    if (std::isnan(y) || (sure && (!far_enough || (y > 0) != (value > 0)))) count(into.violations, into.first_violation, pattern);
     return;
   }
   if (!std::isfinite(y)) {
@@ -98,16 +116,21 @@ void judge(const Job& job, uint64_t pattern, double x, double y, double value, d
     return;
   }
   ++into.judged;
-  const opau_worst found{pattern, y, value, condition, std::fabs(y - value) / ulp(value, job.format)};
+  const double error = std::fabs(y - value), last = ulp(value, job.format);
+  const opau_worst found{pattern, y, value, condition, error / last};
   keep(into.any, found);
-  if (conditioned) keep(into.conditioned, found);
+  if (condition < job.limit && limit <= 32 * last) keep(into.conditioned, found);
+  keep(into.bounded, {pattern, y, value, condition, error / limit});
+  if (error > limit) count(into.beyond, into.first_beyond, pattern);
 }
 
-struct Block {
+struct alignas(64) Block {
+  unsigned char in[certify::kBefores][4 * oracle::kBlock], row[certify::kBefores][4 * oracle::kBlock], out[8][4 * oracle::kBlock];
   uint64_t pattern[oracle::kBlock];
-  double x[oracle::kBlock], value[oracle::kBlock], condition[oracle::kBlock];
-  unsigned char in[4 * oracle::kBlock], out[8][4 * oracle::kBlock];
+  double x[oracle::kBlock];
+  oracle::Values exact;
 };
+static_assert(certify::kInputs == oracle::kBlock);
 
 uint32_t element(const unsigned char* at, int i, const Format& f) {
   uint32_t bits = 0;
@@ -115,50 +138,118 @@ uint32_t element(const unsigned char* at, int i, const Format& f) {
   return bits;
 }
 
+bool same(uint32_t a, uint32_t b, const Format& f) { return a == b || (std::isnan(number(a, f)) && std::isnan(number(b, f))); }
+
+// Inputs as the affines of the variants make them: negated, and, in float32, scaled and shifted.
+void prepare(const Job& job, Block& b, int n) {
+  const uint32_t sign = 1u << (8 * job.format.bytes - 1);
+  for (int i = 0; i < n; ++i) {
+    const uint32_t mirrored = element(b.in[certify::kPlain], i, job.format) ^ sign;
+    std::memcpy(b.in[certify::kMirrored] + i * job.format.bytes, &mirrored, size_t(job.format.bytes));
+    if (job.format.bytes != 4) continue;
+    const float shifted = std::fma(float(b.x[i]), certify::kScale, certify::kShift);
+    std::memcpy(b.in[certify::kShifted] + i * 4, &shifted, 4);
+  }
+}
+
+void compare_variants(const Job& job, size_t set, uint64_t index, Block& b, int n, opau_certificate& into) {
+  const int size = job.format.bytes;
+  const uint32_t sign = 1u << (8 * size - 1);
+  for (int k = 0; k < (size == 4 ? certify::kBefores : certify::kShifted); ++k) {
+    job.kernels[set]->run(b.in[k], b.row[k], {1, 1, n}, 0, n, false);
+  }
+  for (const certify::Variant& v : job.variants[set]) {
+    // Ends move, so that vectors, tiles and periods are met at every offset; nothing may be written beyond them.
+    const int begin = std::min(n, int(index % 19)), end = std::max(begin, n - int(index % 7));
+    unsigned char* out = b.out[0];
+    std::memset(out, 0x5a, sizeof(b.out[0]));
+    if (v.in_place) std::memcpy(out + begin * size, b.in[0] + begin * size, size_t((end - begin) * size));
+    v.activation->run(v.in_place ? out : b.in[0], out, v.extent, begin, end, v.stream);
+    opau_variant& to = into.variants[v.name];
+    for (int i = 0; i < oracle::kBlock; ++i) {
+      const uint32_t bits = element(out, i, job.format);
+      bool right = bits == (0x5a5a5a5au & (sign | (sign - 1)));
+      if (i >= begin && i < end) {
+        const int64_t channel = v.channel(i);
+        const uint32_t row = element(b.row[v.before[size_t(channel)]], i, job.format);
+        // A sum that is zero is +0 whatever the signs of its terms.
+        right = v.negative[size_t(channel)] ? same(bits, row ^ sign, job.format) || ((bits | sign) == sign && (row | sign) == sign)
+                                            : same(bits, row, job.format);
+        ++to.compared;
+      }
+      if (!right) count(to.differences, to.first_difference, b.pattern[std::min(i, n - 1)]);
+    }
+  }
+}
+
+constexpr uint64_t kSeldom = 16;  // slower instruction sets go through the variants for one block in so many
+// What a sample must not miss: zeros, infinities, NaN, the largest and the smallest number.
+constexpr uint64_t kSpecial[] = {0, 1, 0x7f7fffff, 0x7f800000, 0x7fc00000, 0x80000000, 0xff7fffff, 0xff800000};
+
+bool sampled(const Job& job) { return job.stride > 1 && job.format.bytes == 4; }
+
 void one_block(Job& job, uint64_t index, Block& b, opau_certificate& into) {
   int n = 0;
-  for (uint64_t p = job.first + index * oracle::kBlock * job.stride; n < oracle::kBlock && p < job.last; p += job.stride, ++n) {
-    const uint32_t bits = uint32_t(p);
-    b.pattern[n] = p;
-    std::memcpy(b.in + n * job.format.bytes, &bits, size_t(job.format.bytes));
-    b.x[n] = number(bits, job.format);
+  const bool special = sampled(job) && index == job.blocks;
+  if (special) {
+    for (; n < int(std::size(kSpecial)); ++n) b.pattern[n] = kSpecial[n];
   }
-  oracle::evaluate(job.reference, b.x, n, b.value, b.condition);
+  for (uint64_t p = job.first + index * oracle::kBlock * job.stride; !special && n < oracle::kBlock && p < job.last; p += job.stride, ++n) {
+    b.pattern[n] = p;
+  }
+  for (int i = 0; i < n; ++i) {
+    const uint32_t bits = uint32_t(b.pattern[i]);
+    std::memcpy(b.in[0] + i * job.format.bytes, &bits, size_t(job.format.bytes));
+    b.x[i] = number(bits, job.format);
+  }
+  oracle::evaluate(job.reference, b.x, n, &b.exact);
   const size_t last = job.kernels.size() - 1;
-  for (size_t s = 0; s <= last; ++s) job.kernels[s]->run(b.in, b.out[s], {1, 1, n}, 0, n, false);
+  for (size_t s = 0; s <= last; ++s) job.kernels[s]->run(b.in[0], b.out[s], {1, 1, n}, 0, n, false);
   for (int i = 0; i < n; ++i) {
     const uint32_t bits = element(b.out[last], i, job.format);
-    const double y = number(bits, job.format);
-    judge(job, b.pattern[i], b.x[i], y, b.value[i], b.condition[i], into);
+    judge(job, b.pattern[i], b.x[i], number(bits, job.format), b.exact, i, into);
     for (size_t s = 0; s < last; ++s) {
-      const uint32_t other = element(b.out[s], i, job.format);
-      if (other != bits && !(std::isnan(y) && std::isnan(number(other, job.format)))) {
+      if (!same(element(b.out[s], i, job.format), bits, job.format)) {
         count(into.differences, into.first_difference, b.pattern[i]);
         break;
       }
     }
   }
+  prepare(job, b, n);
+  for (size_t s = 0; s <= last; ++s) {
+    if (s == last || index % kSeldom == 0) compare_variants(job, s, index, b, n, into);
+  }
   __atomic_fetch_add(job.done, int64_t(n), __ATOMIC_RELAXED);
+}
+
+void merge(uint64_t& total, uint64_t& first, uint64_t more, uint64_t more_first) {
+  if (more && (!total || more_first < first)) first = more_first;
+  total += more;
 }
 
 void merge(opau_certificate& into, const opau_certificate& part) {
   into.inputs += part.inputs;
   into.judged += part.judged;
+  into.unjudged += part.unjudged;
   keep(into.any, part.any);
   keep(into.conditioned, part.conditioned);
-  if (part.violations && (!into.violations || part.first_violation < into.first_violation)) into.first_violation = part.first_violation;
-  into.violations += part.violations;
-  if (part.differences && (!into.differences || part.first_difference < into.first_difference)) into.first_difference = part.first_difference;
-  into.differences += part.differences;
+  keep(into.bounded, part.bounded);
+  merge(into.beyond, into.first_beyond, part.beyond, part.first_beyond);
+  merge(into.violations, into.first_violation, part.violations, part.first_violation);
+  merge(into.differences, into.first_difference, part.differences, part.first_difference);
+  for (int v = 0; v < OPAU_VARIANTS; ++v) {
+    opau_variant& to = into.variants[v];
+    to.compared += part.variants[v].compared;
+    merge(to.differences, to.first_difference, part.variants[v].differences, part.variants[v].first_difference);
+  }
 }
 
 void work(Job& job) {
   constexpr uint64_t kTake = 64;  // blocks at a time
-  const uint64_t inputs = (job.last - job.first + job.stride - 1) / job.stride;
-  const uint64_t blocks = (inputs + oracle::kBlock - 1) / oracle::kBlock;
+  const uint64_t blocks = job.blocks + sampled(job);
   const auto block = std::make_unique<Block>();
   opau_certificate found{};
-  found.any.ulp = found.conditioned.ulp = -1;
+  found.any.ulp = found.conditioned.ulp = found.bounded.ulp = -1;
   for (uint64_t at; (at = job.next.fetch_add(kTake)) < blocks && !cancelled(job);) {
     for (uint64_t i = at; i < at + kTake && i < blocks; ++i) one_block(job, i, *block, found);
   }
@@ -173,6 +264,9 @@ std::string make_kernels(const Config& config, Dtype dtype, const float* numerat
     auto made = Activation::make<float>(config, dtype, {numerator, 1, denominator, 1}, &error, *set);
     if (!made) return error;
     job->kernels.push_back(std::move(made));
+    job->variants.emplace_back();
+    error = certify::make_variants(config, dtype, numerator, denominator, dtype == Dtype::float32, *set, &job->variants.back());
+    if (!error.empty()) return error;
   }
   return "";
 }
@@ -208,16 +302,18 @@ const char* opau_certify(const char* basis, const char* form, int64_t k, int64_t
   Job job;
   job.reference = {config.basis, config.form, config.k, config.l, exact_numerator, exact_denominator};
   job.format = format(Dtype(dtype));
-  job.safe = tables::kForms[config.form].safe;
+  job.bounded = tables::kForms[config.form].bounded;
+  job.far = tables::kForms[config.form].limit[std::max(config.k, config.l)];
   job.limit = condition_limit;
   job.first = first;
   job.last = last;
   job.stride = stride;
+  job.blocks = ((last - first + stride - 1) / stride + oracle::kBlock - 1) / oracle::kBlock;
   job.done = done;
   job.cancel = cancel;
   job.out = out;
   *out = {};
-  out->any.ulp = out->conditioned.ulp = -1;
+  out->any.ulp = out->conditioned.ulp = out->bounded.ulp = -1;
   if (auto error = make_kernels(config, Dtype(dtype), numerator, denominator, &job); !error.empty()) return message(error);
   run(job, threads);
   return cancelled(job) ? "cancelled" : nullptr;
@@ -225,15 +321,25 @@ const char* opau_certify(const char* basis, const char* form, int64_t k, int64_t
   return opau::message(error.what());
 }
 
+const char* opau_certify_variant(int index) { return index >= 0 && index < OPAU_VARIANTS ? opau::certify::kVariantNames[index] : nullptr; }
+
+static_assert(opau::certify::kVariants == OPAU_VARIANTS);
+
 const char* opau_oracle(const char* basis, const char* form, int64_t k, int64_t l, const double* numerator,
-                        const double* denominator, const double* x, int64_t n, double* value, double* condition) try {
+                        const double* denominator, const double* x, int64_t n, double* value, double* condition, double* bound,
+                        double* underflow) try {
   using namespace opau;
   Config config;
   if (auto error = find_config(basis, form, k, l, 1, &config); !error.empty()) return message(error);
   const oracle::Function function{config.basis, config.form, config.k, config.l, numerator, denominator};
+  const auto found = std::make_unique<oracle::Values>();
   for (int64_t i = 0; i < n; i += oracle::kBlock) {
     const int part = int(n - i < oracle::kBlock ? n - i : oracle::kBlock);
-    oracle::evaluate(function, x + i, part, value + i, condition + i);
+    oracle::evaluate(function, x + i, part, found.get());
+    std::copy_n(found->value, part, value + i);
+    std::copy_n(found->condition, part, condition + i);
+    std::copy_n(found->bound, part, bound + i);
+    std::copy_n(found->underflow, part, underflow + i);
   }
   return nullptr;
 } catch (const std::exception& error) {

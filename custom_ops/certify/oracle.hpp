@@ -16,7 +16,15 @@ struct Function {
   const double* denominator;  // l + 1 - first
 };
 
+// Of each input: P / Q; the condition number; in units of the unit roundoff of the arithmetic, a first-order bound of an evaluation's
+// absolute error and the relative one of Q; what scaled arithmetic beyond X0 may lose besides, in smallest numbers; whether Q is at its
+// minimum. As opau_onnx/core/oracle.py, where they are explained.
+struct Values {
+  double value[kBlock], condition[kBlock], bound[kBlock], bottom[kBlock], underflow[kBlock];
+  bool clamped[kBlock];
+};
+
 // n <= kBlock inputs; infinities are taken as +-2**600, where the value is the limit to more digits than float64 has.
-void evaluate(const Function&, const double* x, int n, double* value, double* condition);
+void evaluate(const Function&, const double* x, int n, Values* out);
 
 }  // namespace opau::oracle

@@ -1,4 +1,4 @@
-# build.json beside the library: what was built, and why not the rest. opau_onnx.runtime.library reads it.
+# build.json beside the library: what was built, and why not the rest. opau_onnx.native.library reads it.
 
 # JSON's own escapes; a missing value becomes null.
 function(opau_json_text out)
@@ -37,10 +37,19 @@ function(opau_write_record path built reason)
 ")
 endfunction()
 
+# pip hides everything that a build prints which succeeds, unless -v is given: the terminal is told past it, where there is one.
+function(opau_tell_terminal text)
+  if(SKBUILD AND UNIX)
+    execute_process(COMMAND sh -c "printf '\\nWARNING: %s\\n' \"$1\" > /dev/tty" sh "${text}" OUTPUT_QUIET ERROR_QUIET)
+  endif()
+endfunction()
+
 # A warning now, and the same sentence from get_library_path() later.
 function(opau_not_built reason)
-  message(WARNING "The compiled op library is not built: ${reason}. The package works without it, more slowly, through the "
-                  "function that every exported model carries.")
+  string(CONCAT text "The compiled op library is not built: ${reason}. The package works without it, more slowly, through the "
+                     "function that every exported model carries.")
+  message(WARNING "${text}")
+  opau_tell_terminal("${text}")
   set(OPAU_CUDA_REASON "the library was not built")
   opau_write_record("${CMAKE_CURRENT_BINARY_DIR}/build.json" false "${reason}")
   install(FILES "${CMAKE_CURRENT_BINARY_DIR}/build.json" DESTINATION ${OPAU_DESTINATION})

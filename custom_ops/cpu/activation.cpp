@@ -1,6 +1,9 @@
 #include "opau/activation.hpp"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <mutex>
 
 namespace opau {
 
@@ -38,6 +41,10 @@ namespace {
 constexpr int64_t kLanePad = 16;
 // Elements with scale and shift of their own that are done in one call; the same where channels lie in blocks.
 constexpr int64_t kTile = 1024, kBlockTile = 256;
+static_assert(kBlockTile % kLargestBlock == 0, "a tile holds whole blocks");
+// Tables for runs shorter than a vector: of so many lanes at most, for so many lengths.
+constexpr int64_t kMostLanes = 16 * 1024;
+constexpr size_t kLaneTables = 4;
 
 const KernelSet<float>& kernels(const InstructionSet& set, Dtype dtype, float) {
   return dtype == Dtype::float16 ? set.float16 : dtype == Dtype::bfloat16 ? set.bfloat16 : set.float32;
@@ -48,7 +55,7 @@ template <class T>
 class CpuActivation final : public Activation {
  public:
   CpuActivation(const Plan& plan, Dtype dtype, const Coefficients<T>& c, const InstructionSet& set)
-      : Activation(plan, dtype), constants_(make_constants<T>(plan)) {
+      : Activation(plan, dtype), exponent_(common_exponent(plan, c)), constants_(make_constants<T>(plan, exponent_)) {
     const KernelSet<T>& table = kernels(set, dtype, T());
     row_kernel_ = (c.affine_rows ? table.affine_row : table.row)[int(plan.kind)][int(plan.mode)];
     lane_kernel_ = table.lane[int(plan.kind)][int(plan.mode)];
@@ -56,48 +63,82 @@ class CpuActivation final : public Activation {
     vector_kernel_ = table.vector[int(plan.kind)][int(plan.mode)];
     width_ = table.width;
     const int64_t rows = c.rows();
-    for (int64_t group = 0; group < rows; ++group) rows_.push_back(make_row(plan, c, group));
+    for (int64_t group = 0; group < rows; ++group) rows_.push_back(make_row(plan, c, group, exponent_));
     if (c.affine_rows > 1 && c.numerator_rows == 1 && c.denominator_rows == 1) {
       make_tile(plan.config.block ? kBlockTile / plan.config.block * plan.config.block : 0);
-    } else if (rows > 1) {
-      make_lanes();
     }
   }
 
   void run(const void* x, void* y, const Extent& extent, int64_t begin, int64_t end, bool stream) const override {
-    if (rows_.size() == 1) {
-      row(0, x, y, begin, end, stream);
-    } else if (plan().config.block) {
-      blocks(x, y, extent, begin, end, stream);
-    } else if (extent.inner == 1 && extent.channels == int64_t(rows_.size())) {
-      tile_.empty() ? lanes(x, y, extent.channels, begin, end) : tiles(x, y, extent.channels, begin, end);
+    if (begin >= end) return;  // also: no run has elements
+    if (rows_.size() == 1) return row(0, x, y, begin, end, stream);
+    if (plan().config.block) return blocks(x, y, extent, begin, end, stream);
+    const int64_t length = extent.inner * (extent.channels / int64_t(rows_.size()));
+    if (length == 1 && !tile_.empty()) {
+      tiles(x, y, extent.channels, begin, end);
+    } else if (const LaneTable* table = length <= width_ ? lane_table(length) : nullptr) {
+      lanes(*table, x, y, begin, end);
     } else {
-      runs(x, y, extent.inner * (extent.channels / int64_t(rows_.size())), begin, end, stream);
+      runs(x, y, length, begin, end, stream);
     }
   }
 
  private:
+  const int exponent_;
   const Constants<T> constants_;
   std::vector<FullRow<T>> rows_;  // one, or one for each group
-  std::vector<T> lane_values_, tile_;  // tile_: as many scales as fill kTile, as many shifts
+  std::vector<T> tile_;  // as many scales as fill kTile, as many shifts
   RowKernel<T> row_kernel_;
   LaneKernel<T> lane_kernel_;
   TileKernel<T> tile_kernel_, vector_kernel_;
   int64_t width_, tile_stride_ = 0;
 
-  int64_t stride() const { return int64_t(rows_.size()) + kLanePad; }
+  // Runs of `length` elements, whole periods of them, so that few and short ones do not make short calls.
+  struct LaneTable {
+    int64_t length, lanes;
+    std::vector<T> values;
+  };
+  // Made when a length is first met, kept while the activation lives: shapes are few.
+  mutable std::array<std::atomic<const LaneTable*>, kLaneTables> tables_{};
+  mutable std::vector<std::unique_ptr<const LaneTable>> owned_;
+  mutable std::mutex making_;
 
-  void make_lanes() {
-    lane_values_.assign(size_t(kLaneValues * stride()), T(0));
-    for (size_t n = 0; n < rows_.size(); ++n) {
-      const FullRow<T>& row = rows_[n];
-      const auto put = [&](int at, T value) { lane_values_[size_t(at * stride()) + n] = value; };
+  // Null where there are too many lanes, or lengths.
+  const LaneTable* lane_table(int64_t length) const {
+    if (length > 1 && int64_t(rows_.size()) * length > kMostLanes) return nullptr;
+    const auto known = [&](size_t limit) -> const LaneTable* {
+      for (size_t i = 0; i < limit; ++i) {
+        const LaneTable* table = tables_[i].load(std::memory_order_acquire);
+        if (table && table->length == length) return table;
+      }
+      return nullptr;
+    };
+    if (const LaneTable* table = known(tables_.size())) return table;
+    const std::lock_guard<std::mutex> lock(making_);
+    if (const LaneTable* table = known(owned_.size())) return table;
+    if (owned_.size() == tables_.size()) return nullptr;
+    owned_.push_back(make_lanes(length));
+    tables_[owned_.size() - 1].store(owned_.back().get(), std::memory_order_release);
+    return owned_.back().get();
+  }
+
+  std::unique_ptr<const LaneTable> make_lanes(int64_t length) const {
+    const int64_t period = int64_t(rows_.size()) * length, lanes = period * ((kTile / 4 - 1) / period + 1), stride = lanes + kLanePad;
+    auto table = std::make_unique<LaneTable>(LaneTable{length, lanes, std::vector<T>(size_t(kLaneValues * stride), T(0))});
+    for (int64_t n = 0; n < lanes; ++n) {
+      const FullRow<T>& row = rows_[size_t(n / length) % rows_.size()];
+      const auto put = [&](int at, T value) { table->values[size_t(at * stride + n)] = value; };
       for (int i = 0; i < kRowSize; ++i) put(i, row.c[i]);
       for (int i = 0; i < kRowSize; ++i) put(kRowSize + i, row.d[i]);
       for (int i = 0; i <= kUnrolledK; ++i) put(2 * kRowSize + i, row.p[i]);
       put(kLaneScale, row.scale);
       put(kLaneScale + 1, row.shift);
     }
+    return table;
+  }
+
+  Lanes<T> lanes_of(const LaneTable& table) const {
+    return {table.values.data(), table.lanes + kLanePad, rows_.data(), int64_t(rows_.size()), table.length};
   }
 
   // Whole periods of the channels, so that few channels do not make short calls.
@@ -149,7 +190,8 @@ class CpuActivation final : public Activation {
     const int64_t block = plan().config.block, own = extent.channels / int64_t(rows_.size());
     if (own % block == 0) return runs(x, y, extent.inner * own, begin, end, stream);  // all channels of a block share a row
     const int64_t chunk = extent.inner * block, repeated = kBlockTile / block * block;
-    const Lanes<T> table{lane_values_.data(), stride(), rows_.data()};
+    const LaneTable* made = tile_.empty() ? lane_table(1) : nullptr;
+    const Lanes<T> table = made ? lanes_of(*made) : Lanes<T>{};
     for (int64_t i = begin; i < end;) {
       const int64_t index = i / chunk % (extent.channels / block), offset = i % chunk, lane = offset % block;
       const bool vectors = block == width_ && lane == 0;  // each vector holds all channels of the block, in their order
@@ -166,13 +208,13 @@ class CpuActivation final : public Activation {
     }
   }
 
-  // Channels side by side, each with its own row.
-  void lanes(const void* x, void* y, int64_t channels, int64_t begin, int64_t end) const {
-    const Lanes<T> table{lane_values_.data(), stride(), rows_.data()};
+  // Short runs side by side, each with its own row.
+  void lanes(const LaneTable& table, const void* x, void* y, int64_t begin, int64_t end) const {
+    const Lanes<T> lanes = lanes_of(table);
     for (int64_t i = begin; i < end;) {
-      const int64_t channel = i % channels, stop = std::min(end, i + channels - channel);
-      lane_kernel_(constants_, table, plan().degree, at(x, i), at(y, i), channel, stop - i);
-      i = stop;
+      const int64_t lane = i % table.lanes, count = std::min(end - i, table.lanes - lane);
+      lane_kernel_(constants_, lanes, plan().degree, at(x, i), at(y, i), lane, count);
+      i += count;
     }
   }
 };
@@ -183,7 +225,12 @@ template <class T>
 std::unique_ptr<const Activation> Activation::make(const Config& config, Dtype dtype, const Coefficients<T>& c, std::string* error,
                                                    const InstructionSet& set) {
   *error = check_coefficients(config, c);
-  if (!error->empty()) return nullptr;
+  return error->empty() ? make_unchecked(config, dtype, c, set) : nullptr;
+}
+
+template <class T>
+std::unique_ptr<const Activation> Activation::make_unchecked(const Config& config, Dtype dtype, const Coefficients<T>& c,
+                                                             const InstructionSet& set) {
   return std::make_unique<CpuActivation<T>>(make_plan(config), dtype, c, set);
 }
 
@@ -191,5 +238,7 @@ template std::unique_ptr<const Activation> Activation::make(const Config&, Dtype
                                                             const InstructionSet&);
 template std::unique_ptr<const Activation> Activation::make(const Config&, Dtype, const Coefficients<double>&, std::string*,
                                                             const InstructionSet&);
+template std::unique_ptr<const Activation> Activation::make_unchecked(const Config&, Dtype, const Coefficients<float>&, const InstructionSet&);
+template std::unique_ptr<const Activation> Activation::make_unchecked(const Config&, Dtype, const Coefficients<double>&, const InstructionSet&);
 
 }  // namespace opau

@@ -31,6 +31,7 @@ class RowLoop {
   using T = typename O::T;
   using IO = Io<O, dtype>;
   using E = typename IO::Element;
+  using Vector = typename O::V;
   static constexpr int W = O::kWidth;
 
  public:
@@ -74,16 +75,30 @@ class RowLoop {
 
   template <bool stream>
   OPAU_INLINE void all(const E* x, E* y, int64_t i, int64_t count) const {
+    // The last vector reaches back over elements that are done, whose values it writes again; read before they are, for y == x.
+    const bool reaching = !stream && affine != Affine::vector && count - i > W && (count - i) % W;
+    Vector last[1];
+    if (reaching) last[0] = IO::load(x + count - W);
     for (; i + OPAU_UNROLL * W <= count; i += OPAU_UNROLL * W) block<OPAU_UNROLL, stream>(x + i, y + i, i);
     for (; i + W <= count; i += W) block<1, stream>(x + i, y + i, i);
-    partial(x + i, y + i, i, count - i);
+    if (reaching) {
+      loaded<1, stream>(last, y + count - W, count - W);
+    } else {
+      partial(x + i, y + i, i, count - i);
+    }
   }
 
   // `at`: the index of the first element.
   template <int U, bool stream>
   OPAU_INLINE void block(const E* x, E* y, int64_t at) const {
-    typename O::V in[U], out[U];
+    Vector in[U];
     for (int u = 0; u < U; ++u) in[u] = IO::load(x + u * W);
+    loaded<U, stream>(in, y, at);
+  }
+
+  template <int U, bool stream>
+  OPAU_INLINE void loaded(Vector* in, E* y, int64_t at) const {
+    Vector out[U];
     if constexpr (affine == Affine::row) {
       for (int u = 0; u < U; ++u) in[u] = O::fma(in[u], O::set(row_.scale), O::set(row_.shift));
     } else if constexpr (affine == Affine::vector) {
@@ -164,7 +179,7 @@ class LaneLoop {
     T x[W];
     Io<O, sizeof(T) == 4 ? Dtype::float32 : Dtype::float64>::store(x, in);
     for (int i = 0; i < used; ++i) {
-      if (Scalar::abs(x[i]) > k.limit) Io<Scalar, dtype>::store(y + i, scaled<Scalar, mode>(k, lanes.rows[channel + i], x[i]));
+      if (Scalar::abs(x[i]) > k.limit) Io<Scalar, dtype>::store(y + i, scaled<Scalar, mode>(k, lanes.row(channel + i), x[i]));
     }
   }
 };

@@ -72,10 +72,17 @@ class Launcher final : public CudaActivation {
 
  public:
   Launcher(const Plan& plan, const Coefficients<T>& c)
-      : degree_(plan.degree), constants_(make_constants<T>(plan)), affine_(c.affine_rows > 0), one_(c.rows() == 1 && !affine_) {
+      : degree_(plan.degree), exponent_(common_exponent(plan, c)), constants_(make_constants<T>(plan, exponent_)),
+        affine_(c.affine_rows > 0), one_(c.rows() == 1 && !affine_) {
     const int64_t rows = c.rows();
-    for (int64_t group = 0; group < rows; ++group) rows_.push_back(compact(make_row(plan, c, group)));
+    for (int64_t group = 0; group < rows; ++group) rows_.push_back(compact(make_row(plan, c, group, exponent_)));
+    count_ = rows;
   }
+
+  // Rows that are on the device already: R, as training's kernels make them.
+  Launcher(const Plan& plan, const void* rows, int64_t count)
+      : degree_(plan.degree), exponent_(0), constants_(make_constants<T>(plan)), affine_(false), one_(false), count_(count),
+        device_(static_cast<const R*>(rows)) {}
 
   int load() const override {
     if (one_) return loaded(shared_kernel<dtype, kind, mode>);
@@ -98,7 +105,7 @@ class Launcher final : public CudaActivation {
     const auto on = static_cast<cudaStream_t>(stream);
     if (one_) return shared(from, to, extent.count(), on);
     if (length(extent) > kPieceLimit) return long_runs(from, to, extent, on);
-    return device_ ? many_groups(from, to, extent, on) : few_groups(from, to, extent, on);
+    return device_ ? from_device(from, to, extent, device_, all(), on) : few_groups(from, to, extent, on);
   }
 
  private:
@@ -106,13 +113,14 @@ class Launcher final : public CudaActivation {
   static constexpr int64_t kStaged = int64_t((kSharedBytes - sizeof(T)) * B::N / (B::N * sizeof(R) + sizeof(T))) / 32 * 32;
   static_assert(B::Shared::bytes(kStaged) <= kSharedBytes, "the rows of a slice fit");
 
-  const int degree_;
+  const int degree_, exponent_;
   const Constants<T> constants_;
   const bool affine_, one_;  // one_: a row for all, and no affine, which its kernel does not know
-  std::vector<R> rows_;
+  std::vector<R> rows_;  // empty where they were made on the device
+  int64_t count_ = 0;
   const R* device_ = nullptr;
 
-  int64_t all() const { return int64_t(rows_.size()); }
+  int64_t all() const { return count_; }
   int64_t length(const Extent& extent) const { return extent.channels / all() * extent.inner; }
   bool few() const { return all() <= kFew; }
 
@@ -146,7 +154,19 @@ class Launcher final : public CudaActivation {
   int long_runs(const E* x, E* y, const Extent& extent, cudaStream_t stream) const {
     const int64_t run = length(extent);
     for (int64_t i = 0; i < extent.outer * all(); ++i) {
-      if (const int error = one_run(x + i * run, y + i * run, run, rows_[i % all()], stream)) return error;
+      const int64_t at = i * run, row = i % all();
+      if (const int error = rows_.empty() ? there(x + at, y + at, run, row, stream) : one_run(x + at, y + at, run, rows_[size_t(row)], stream)) {
+        return error;
+      }
+    }
+    return cudaSuccess;
+  }
+
+  // A run by one row of those on the device.
+  int there(const E* x, E* y, int64_t run, int64_t row, cudaStream_t stream) const {
+    for (int64_t at = 0; at < run; at += kPieceLimit) {
+      const Extent part{1, 1, std::min(run - at, kPieceLimit)};
+      if (const int error = from_device(x + at, y + at, part, device_ + row, 1, stream)) return error;
     }
     return cudaSuccess;
   }
@@ -198,18 +218,18 @@ class Launcher final : public CudaActivation {
 
   // Rows from device memory. Slices of short runs have more groups, since pieces should not be small; in a small tensor fewer, since
   // blocks would wait for their rows longer than they compute.
-  int many_groups(const E* x, E* y, const Extent& extent, cudaStream_t stream) const {
+  int from_device(const E* x, E* y, const Extent& extent, const R* rows, int64_t total, cudaStream_t stream) const {
     int64_t processors = 0;
     if (cudaError_t error = multiprocessors(&processors)) return error;
-    const int64_t run = length(extent), busy = extent.count() / B::N / kGroupThreads;
-    int64_t each = std::min({ceiling(kPieceBytes / int64_t(sizeof(E)), run), kStaged, all()});
-    each = std::min(each, std::max<int64_t>(32, ceiling(all() * busy, processors)));
-    if (each > 32) each = std::min(ceiling(ceiling(all(), ceiling(all(), each)), 32) * 32, all());  // even, and their borders aligned
-    each = std::max(each, ceiling(all(), kLargestGridY));
-    const Layout<T> l = layout(extent, all(), all(), each);
+    const int64_t run = extent.channels / total * extent.inner, busy = extent.count() / B::N / kGroupThreads;
+    int64_t each = std::min({ceiling(kPieceBytes / int64_t(sizeof(E)), run), kStaged, total});
+    each = std::min(each, std::max<int64_t>(32, ceiling(total * busy, processors)));
+    if (each > 32) each = std::min(ceiling(ceiling(total, ceiling(total, each)), 32) * 32, total);  // even, and their borders aligned
+    each = std::max(each, ceiling(total, kLargestGridY));
+    const Layout<T> l = layout(extent, total, total, each);
     dim3 grid, block;
     shape(l, processors, &grid, &block);
-    return enqueue(many_groups_kernel<dtype, kind, mode>, grid, block, B::Shared::bytes(int(each)), stream, x, y, l, device_);
+    return enqueue(many_groups_kernel<dtype, kind, mode>, grid, block, B::Shared::bytes(int(each)), stream, x, y, l, rows);
   }
 
   // A block has as many packs to do as make up for copying its rows, unless the device would not be filled then.
@@ -230,19 +250,20 @@ class Launcher final : public CudaActivation {
   }
 };
 
-template <Dtype dtype, Kind kind, class T, Mode... modes>
-std::unique_ptr<CudaActivation> with_mode(const Plan& plan, const Coefficients<T>& c, tables::ModeList<modes...>) {
+template <Dtype dtype, Kind kind, Mode... modes, class... From>
+std::unique_ptr<CudaActivation> with_mode(const Plan& plan, tables::ModeList<modes...>, const From&... from) {
   std::unique_ptr<CudaActivation> made;
-  ((plan.mode == modes ? void(made = std::make_unique<Launcher<dtype, kind, modes>>(plan, c)) : void()), ...);
+  ((plan.mode == modes ? void(made = std::make_unique<Launcher<dtype, kind, modes>>(plan, from...)) : void()), ...);
   return made;
 }
 
-template <Dtype dtype, class T>
-std::unique_ptr<CudaActivation> launcher(const Plan& plan, const Coefficients<T>& c) {
-  if (plan.kind == Kind::power) return with_mode<dtype, Kind::power>(plan, c, tables::Modes{});
-  if (plan.kind == Kind::hermite) return with_mode<dtype, Kind::hermite>(plan, c, tables::Modes{});
-  if (plan.kind == Kind::symmetric) return with_mode<dtype, Kind::symmetric>(plan, c, tables::Modes{});
-  return with_mode<dtype, Kind::general>(plan, c, tables::Modes{});
+// `from`: coefficients; or rows on the device and their number.
+template <Dtype dtype, class... From>
+std::unique_ptr<CudaActivation> launcher(const Plan& plan, const From&... from) {
+  if (plan.kind == Kind::power) return with_mode<dtype, Kind::power>(plan, tables::Modes{}, from...);
+  if (plan.kind == Kind::hermite) return with_mode<dtype, Kind::hermite>(plan, tables::Modes{}, from...);
+  if (plan.kind == Kind::symmetric) return with_mode<dtype, Kind::symmetric>(plan, tables::Modes{}, from...);
+  return with_mode<dtype, Kind::general>(plan, tables::Modes{}, from...);
 }
 
 }  // namespace opau::OPAU_TARGET

@@ -67,10 +67,28 @@ Error attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name, 
   return take(api, api.KernelInfoGetAttributeArray_int64(info, name, out->data(), &size));
 }
 
+// Whether there is an attribute of this name that is no whole number.
+bool of_another_type(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
+  float number = 0;
+  size_t size = 0, text_size = 0, numbers = 0;
+  const bool found[] = {
+      take(api, api.KernelInfoGetAttribute_float(info, name, &number)).empty(),
+      take(api, api.KernelInfoGetAttribute_string(info, name, nullptr, &text_size)).empty(),
+      take(api, api.KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)).empty(),
+      take(api, api.KernelInfoGetAttributeArray_float(info, name, nullptr, &numbers)).empty(),
+  };
+  return found[0] || found[1] || found[2] || found[3];
+}
+
 // `out` keeps its value where the attribute is missing: the definition has a default for these.
-void optional(const OrtApi& api, const OrtKernelInfo* info, const char* name, int64_t* out) {
+Error optional(const OrtApi& api, const OrtKernelInfo* info, const char* name, int64_t* out) {
   int64_t value = 0;
-  if (take(api, api.KernelInfoGetAttribute_int64(info, name, &value)).empty()) *out = value;
+  if (take(api, api.KernelInfoGetAttribute_int64(info, name, &value)).empty()) {
+    *out = value;
+  } else if (of_another_type(api, info, name)) {
+    return std::string("attribute '") + name + "' is not a whole number; expected one (ONNX's type INT)";
+  }
+  return "";
 }
 
 Error rows(const char* what, const std::vector<int64_t>& shape, int64_t groups, int64_t size, int64_t* out) {
@@ -126,11 +144,11 @@ Error Node::read(const OrtApi& api, const OrtKernelInfo* info, OpKind op) {
   if (auto error = attribute(api, info, "form", &form); !error.empty()) return wrong(error);
   if (auto error = attribute(api, info, "degrees", &degrees); !error.empty()) return wrong(error);
   if (degrees.size() != 2) return wrong("attribute 'degrees' has " + std::to_string(degrees.size()) + " values; expected two, (k, l)");
-  optional(api, info, "groups", &groups);
-  optional(api, info, "axis", &axis);
+  if (auto error = optional(api, info, "groups", &groups); !error.empty()) return wrong(error);
+  if (auto error = optional(api, info, "axis", &axis); !error.empty()) return wrong(error);
   // Not of the definition: written where a model is rewritten for one machine, and only there.
-  optional(api, info, "channel_block", &config.block);
-  if (config.block < 0) return wrong("attribute 'channel_block' is " + std::to_string(config.block) + "; expected at least 0");
+  if (auto error = optional(api, info, "channel_block", &config.block); !error.empty()) return wrong(error);
+  if (auto error = block_error(config.block); !error.empty()) return wrong("attribute 'channel_block'" + error);
   return wrong(find_config(basis, form, degrees[0], degrees[1], groups, &config));
 }
 

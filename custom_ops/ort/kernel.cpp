@@ -18,9 +18,9 @@ Error constant_inputs(const OrtApi& api, const OrtKernelInfo* info, Tensor* nume
   return "";
 }
 
-Error Run::read(const OrtApi& api, OrtKernelContext* context, OpKind kind) {
+Error Run::read(const OrtApi& api, OrtKernelContext* context, bool coefficients) {
   Tensor* const inputs[] = {&x, &numerator, &denominator};
-  for (size_t i = 0; i < (kind == OpKind::fixed ? 1 : 3); ++i) {
+  for (size_t i = 0; i < (coefficients ? 3 : 1); ++i) {
     const OrtValue* value = nullptr;
     if (auto error = take(api, api.KernelContext_GetInput(context, i, &value)); !error.empty()) return error;
     if (auto error = ort::read(api, value, inputs[i]); !error.empty()) return error;

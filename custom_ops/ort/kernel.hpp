@@ -24,7 +24,7 @@ Error constant_inputs(const OrtApi&, const OrtKernelInfo*, Tensor* numerator, Te
 struct Run {
   Tensor x, numerator, denominator;
   void* y = nullptr;
-  Error read(const OrtApi&, OrtKernelContext*, OpKind);
+  Error read(const OrtApi&, OrtKernelContext*, bool coefficients);
 };
 
 }  // namespace opau::ort

@@ -26,7 +26,7 @@ class PreparedKernel : public Kernel {
   OrtStatus* compute(OrtKernelContext* context) const final {
     Run run;
     Extent extent;
-    if (auto error = run.read(api_, context, node_.kind); !error.empty()) return status(api_, node_.wrong(error), ORT_FAIL);
+    if (auto error = run.read(api_, context, !prepared_); !error.empty()) return status(api_, node_.wrong(error), ORT_FAIL);
     if (auto error = node_.extent(run.x.shape, &extent); !error.empty()) return status(api_, error);
     std::unique_ptr<A> made;
     if (!prepared_) {

@@ -61,7 +61,7 @@ class Others:
 def library() -> tuple[str | None, str | None]:
     """The compiled library's path, or None and why there is none."""
     try:
-        from opau_onnx.runtime.library import get_library_path
+        from opau_onnx.native.library import get_library_path
 
         return str(get_library_path()), None
     except (OpauError, OSError, ImportError) as error:
@@ -73,7 +73,7 @@ def instruction_set() -> str | None:
     path, _ = library()
     if path is None:
         return None
-    from opau_onnx.runtime import native
+    from opau_onnx import native
 
     try:
         return native.instruction_sets(native.open_library(path))[-1]

@@ -49,6 +49,7 @@ def _model(x: ir.Value, node: ir.Node, stored: list[ir.Value], configs: list[Con
     y.name, y.type, y.shape = "y", x.type, x.shape
     imports = {"": OPSET, DOMAIN: OPSET_VERSION}
     graph = ir.Graph([x], [y], nodes=[node], initializers=stored, name="opau_bench", opset_imports=imports)
-    model = ir.Model(graph, ir_version=10, functions=[function.build(config, OPSET) for config in configs])
+    bodies = [function.build(config, OPSET, double=x.dtype == ir.DataType.DOUBLE) for config in configs]
+    model = ir.Model(graph, ir_version=10, functions=bodies)
     content: Any = ir.to_proto(model)
     return bytes(content.SerializeToString())

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.nodes import opau_nodes, read_coefficients, read_config
+from opau_onnx.graph.whole import read_model
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,11 @@ def read(path: Path) -> list[Activation]:
     """All activations of a file, each once.
 
     Raises:
-        ValidationError: no ONNX file, no OPAU node, or coefficients that are not stored in the file.
-        OSError: the file cannot be read.
+        LoadError: the file cannot be read, or is no ONNX model.
+        SpecError, ValidationError: it has no OPAU node, or coefficients that the definition does not allow, or that it does
+            not store.
     """
-    try:
-        model = ir.load(path)
-        nodes = opau_nodes(model)
-    except OSError:
-        raise
-    except Exception as error:  # protobuf's own types
-        raise ValidationError(f"{path} is not an ONNX model: {type(error).__name__}: {error}") from None
+    nodes = opau_nodes(read_model(path))
     found: dict[Any, list[str]] = {}
     for node in nodes:
         coefficients = read_coefficients(node)
@@ -53,6 +48,11 @@ def read(path: Path) -> list[Activation]:
             )
         config = read_config(node)
         config.check_coefficients(coefficients[0].shape, coefficients[1].shape)
+        for values in coefficients:
+            if not np.isfinite(values).all():
+                raise ValidationError(
+                    f"the coefficients of node '{node.name}' in {path} hold NaN or infinity; expected finite numbers"
+                )
         c, d = (np.ascontiguousarray(values, dtype=np.float32) for values in coefficients)
         single = Config(config.basis, config.form, config.degrees)
         for group in range(config.groups if c.ndim > 1 or d.ndim > 1 else 1):

@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from opau_onnx import native
 from opau_onnx.certify.activations import Activation
 from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
-from opau_onnx.runtime import native
 
 SWEPT = {"float32": 32, "float16": 16, "bfloat16": 16}
 """dtype -> bits of an element. float64 has too many inputs to try them all."""
 CONDITION_LIMIT = 10.0
+SPECIAL = 8
+"""Zeros, infinities, NaN, the largest and the smallest numbers, which every sample holds besides."""
+VARIANTS = 10
+"""Ways through the kernels besides one row for all: ``OPAU_VARIANTS`` of certify.h."""
 QUICK_STRIDE = 4099
 """A prime, so that a sample meets every exponent and all low bits."""
 
@@ -26,11 +30,16 @@ class _Worst(ctypes.Structure):
     _fields_ = [("x", ctypes.c_uint64), *((n, ctypes.c_double) for n in ("y", "value", "condition", "ulp"))]
 
 
+class _Variant(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_uint64) for n in ("compared", "differences", "first_difference")]
+
+
 class _Result(ctypes.Structure):
     _fields_ = [
-        ("inputs", ctypes.c_uint64), ("judged", ctypes.c_uint64), ("any", _Worst), ("conditioned", _Worst),
-        ("violations", ctypes.c_uint64), ("first_violation", ctypes.c_uint64),
-        ("differences", ctypes.c_uint64), ("first_difference", ctypes.c_uint64),
+        *((n, ctypes.c_uint64) for n in ("inputs", "judged", "unjudged")),
+        *((n, _Worst) for n in ("any", "conditioned", "bounded")),
+        *((n, ctypes.c_uint64) for n in ("beyond", "first_beyond", "violations", "first_violation")),
+        *((n, ctypes.c_uint64) for n in ("differences", "first_difference")), ("variants", _Variant * VARIANTS),
     ]  # fmt: skip
 
 
@@ -47,37 +56,60 @@ class Worst:
 
 
 @dataclass(frozen=True)
+class Variant(Reported):
+    """One way through the kernels, compared by bits with the row kernel of the same instruction set.
+
+    Attributes:
+        name: streaming stores, lanes (channels with rows of their own), tiles (channels with affines of their own), and so on.
+        compared: results; the fastest instruction set's of every input, the slower ones' of a sixteenth of them.
+    """
+
+    name: str
+    compared: int
+    differences: int
+    first_difference: str | None
+
+
+@dataclass(frozen=True)
 class Sweep(Reported):
     """Sweep over one dtype.
 
     Attributes:
         complete: every bit pattern was tried.
         inputs: bit patterns tried.
-        judged: finite inputs whose value the dtype can hold; in forms with poles, only where the condition number is below
-            :data:`CONDITION_LIMIT`.
-        worst: largest error of those, in units of the result's last place; None where nothing was judged.
-        worst_conditioned: the same where the condition number is below :data:`CONDITION_LIMIT`.
+        judged: finite inputs whose value the dtype can hold; each error is held against the oracle's bound.
+        unjudged: finite inputs of which the bound says nothing: next to a pole, or where rounding may change Q by half of it.
+        worst: largest error of those judged, in units of the result's last place; None where nothing was judged.
+        worst_conditioned: the same where the condition number is below :data:`CONDITION_LIMIT` and the bound at most 32 units.
+        share: largest error over what the oracle's bound allows (its ``ulp``): 1 is the whole of it.
+        beyond: inputs where the error is larger than that.
         violations: inputs with a NaN, an infinity or a finite value where the range policy says something else.
-        differences: inputs where two instruction sets give different bits.
+        differences: inputs where two instruction sets' row kernels give different bits.
+        variants: the other ways through the kernels.
     """
 
     dtype: str
     complete: bool
     inputs: int
     judged: int
+    unjudged: int
     worst: Worst | None
     worst_conditioned: Worst | None
+    share: Worst | None
+    beyond: int
+    first_beyond: str | None
     violations: int
     first_violation: str | None
     differences: int
     first_difference: str | None
+    variants: tuple[Variant, ...]
     seconds: float
 
 
 def count(dtype: str, *, quick: bool) -> int:
     """How many inputs a sweep tries; a quick one takes all of the 16-bit types and a sample of float32."""
     whole = 1 << SWEPT[dtype]
-    return -(-whole // QUICK_STRIDE) if quick and dtype == "float32" else whole
+    return -(-whole // QUICK_STRIDE) + SPECIAL if quick and dtype == "float32" else whole
 
 
 def sweep(
@@ -124,14 +156,24 @@ def sweep(
         worker.join()
     if messages[0] is not None:
         raise ValidationError(f"the sweep failed: {messages[0].decode()}")
-    return _found(dtype, stride == 1, result, time.perf_counter() - begin)
+    names = [library.opau_certify_variant(i).decode() for i in range(VARIANTS)]
+    return _found(dtype, stride == 1, result, names, time.perf_counter() - begin)
 
 
-def _found(dtype: str, complete: bool, result: _Result, seconds: float) -> Sweep:
+def _found(dtype: str, complete: bool, result: _Result, names: list[str], seconds: float) -> Sweep:
+    def first(count: int, bits: int) -> str | None:
+        return _hex(dtype, bits) if count else None
+
+    variants = tuple(
+        Variant(name, v.compared, v.differences, first(v.differences, v.first_difference))
+        for name, v in zip(names, result.variants, strict=True)
+    )
     return Sweep(
-        dtype, complete, result.inputs, result.judged, _worst(dtype, result.any), _worst(dtype, result.conditioned),
-        result.violations, _hex(dtype, result.first_violation) if result.violations else None,
-        result.differences, _hex(dtype, result.first_difference) if result.differences else None, round(seconds, 3),
+        dtype, complete, result.inputs, result.judged, result.unjudged,
+        _worst(dtype, result.any), _worst(dtype, result.conditioned), _worst(dtype, result.bounded),
+        result.beyond, first(result.beyond, result.first_beyond),
+        result.violations, first(result.violations, result.first_violation),
+        result.differences, first(result.differences, result.first_difference), variants, round(seconds, 3),
     )  # fmt: skip
 
 
@@ -159,4 +201,5 @@ def _library() -> ctypes.CDLL:
     text, wide, unsigned, pointer = ctypes.c_char_p, ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p
     function.argtypes = [text, text, wide, wide, ctypes.c_int, *[pointer] * 4, ctypes.c_double, *[unsigned] * 3, ctypes.c_int]
     function.argtypes += [pointer] * 3
+    library.opau_certify_variant.argtypes, library.opau_certify_variant.restype = [ctypes.c_int], ctypes.c_char_p
     return library

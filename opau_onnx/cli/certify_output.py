@@ -35,14 +35,14 @@ def progress(total: int) -> Iterator[Advance]:
         yield advance
 
 
-def show(judged: Sequence[Judged], path: Path, *, quick: bool) -> None:
+def show(judged: Sequence[Judged], path: Path | None, *, quick: bool) -> None:
     """A table for each activation, the reasons of those that fail, the verdict."""
     out = console()
     for one in judged:
         names = ", ".join(one.activation.nodes[:4]) + (" ..." if len(one.activation.nodes) > 4 else "")
         out.print(f"\n{names}: {one.activation.config}", highlight=False)
-        columns = "inputs", "seconds", f"largest error, condition < {CONDITION_LIMIT:g}", "at x", "largest error of all", "at x"
-        rows = table(out, "dtype", *columns, "range policy", "instruction sets")
+        columns = "inputs", "seconds", f"largest error, condition < {CONDITION_LIMIT:g}", "at x", "of the bound used", "at x"
+        rows = table(out, "dtype", *columns, "range policy", "instruction sets", "other kernels")
         for sweep in one.sweeps:
             rows.add_row(*_cells(sweep))
         out.print(rows, highlight=False)
@@ -50,20 +50,23 @@ def show(judged: Sequence[Judged], path: Path, *, quick: bool) -> None:
             out.print(f"[bold red]not certified:[/] {reason}", highlight=False)
     passed = all(one.passed for one in judged)
     if quick:
-        out.print("\na sample of the float32 inputs was tried: this is no certificate", highlight=False)
+        found = "nothing wrong was found" if passed else "faults were found"
+        out.print(f"\na sample of the float32 inputs was tried, {found}: this is no certificate", highlight=False)
     else:
         out.print(f"\n{'certified' if passed else 'NOT certified'}; {path}", highlight=False, soft_wrap=True)
 
 
 def _cells(sweep: Sweep) -> tuple[str, ...]:
+    differ = [v.name for v in sweep.variants if v.differences or not v.compared]
     return (
         sweep.dtype,
         f"{sweep.inputs:,}" + ("" if sweep.complete else " (sample)"),
         f"{sweep.seconds:.1f}",
         *_worst(sweep.worst_conditioned),
-        *_worst(sweep.worst),
+        *(("-", "-") if sweep.share is None else (f"{sweep.share.ulp:.3g}", f"{sweep.share.x:.9g}")),
         "kept" if not sweep.violations else f"{sweep.violations:,} violations",
         "same bits" if not sweep.differences else f"{sweep.differences:,} differ",
+        "same bits" if not differ else ", ".join(differ),
     )
 
 

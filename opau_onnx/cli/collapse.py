@@ -86,15 +86,14 @@ def collapse(
         quantize_options.agreement(min_agreement, form),
     )  # fmt: skip
     inputs = Data(data, calibration_samples) if data else None
-    with steps(verbose=verbose) as step:
+    with steps(verbose=verbose) as step, failing(output, verbose=verbose):
         step("loading")
         from opau_onnx.collapse.api import collapse_model
 
-        with failing(output, verbose=verbose):
-            result = collapse_model(
-                model, output, form, tolerance=tolerance, data=inputs, quantizing=how, comparing=comparing, report=report,
-                progress=step,
-            )  # fmt: skip
+        result = collapse_model(
+            model, output, form, tolerance=tolerance, data=inputs, quantizing=how, comparing=comparing, report=report,
+            progress=step,
+        )  # fmt: skip
     from opau_onnx.cli.collapse_output import show
 
     show(result, verbose=verbose)

@@ -43,7 +43,8 @@ def fail(message: str, code: int = USAGE) -> NoReturn:
 
 @contextmanager
 def failing(place: object, *, verbose: bool, nothing: str = "written", extra: str | None = None) -> Iterator[None]:
-    """Within it, errors and Ctrl-C end the command with a message and code 2: code 1 would say that something differs.
+    """Within it, errors and Ctrl-C end the command with a message and code 2: code 1 would say that something differs, or that
+    nothing could be shown.
 
     Args:
         place: the file or address that an error of the operating system without a name of its own is about.
@@ -51,12 +52,15 @@ def failing(place: object, *, verbose: bool, nothing: str = "written", extra: st
         nothing: what was not done when the command is interrupted.
         extra: the extra of this package that a missing module belongs to.
     """
-    from opau_onnx.errors import OpauError
+    from opau_onnx.errors import NotComparableError, OpauError
 
     try:
         yield
     except typer.Exit:
         raise
+    except NotComparableError as error:
+        console(stderr=True).print(f"NOT COMPARABLE: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(DIFFERENT) from None
     except OpauError as error:
         fail(str(error))
     except OSError as error:
@@ -64,11 +68,20 @@ def failing(place: object, *, verbose: bool, nothing: str = "written", extra: st
     except KeyboardInterrupt:
         fail(f"interrupted; nothing was {nothing}")
     except Exception as error:
-        if extra is not None and isinstance(error, ModuleNotFoundError):
-            fail(f"{error}; install the packages that this needs: pip install 'opau-onnx[{extra}]'")
+        if isinstance(error, ModuleNotFoundError) and not _onnxruntime_problem():
+            package = "opau-onnx" if extra is None else f"opau-onnx[{extra}]"
+            fail(f"{error}; install the packages that this needs: pip install '{package}'")
+        if "onnxruntime" in str(error) and (reason := _onnxruntime_problem()):
+            fail(reason)
         if verbose:
             traceback.print_exc()
         fail(f"{type(error).__name__}: {error} (this should not happen; --verbose shows where)")
+
+
+def _onnxruntime_problem() -> str | None:
+    from opau_onnx.runtime.installation import problem
+
+    return problem()
 
 
 def sizes(text: str) -> tuple[int, ...]:

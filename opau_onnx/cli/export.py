@@ -11,7 +11,19 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli.common import DIFFERENT, EQUAL, console, fail, failing, steps
-from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Reading, Report, Verbose, Version, input_shapes
+from opau_onnx.cli.options import (
+    AllowPickle,
+    Factory,
+    Inputs,
+    InputShape,
+    Key,
+    Reading,
+    Report,
+    StripPrefix,
+    Verbose,
+    Version,
+    input_shapes,
+)
 from opau_onnx.config import ExportConfig, ToleranceConfig
 
 # Boxes on a terminal; plain help and errors when piped.
@@ -31,6 +43,9 @@ def export(
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
+    key: Key = None,
+    strip_prefix: StripPrefix = None,
+    inputs: Inputs = None,
     opset: Annotated[
         int | None,
         typer.Option(
@@ -40,7 +55,9 @@ def export(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, float16, bfloat16 or float64; default: the model's own.", rich_help_panel=_WHAT),
+        typer.Option(
+            help="float32, float16, bfloat16 or float64 (fp16, bf16 ..); default: the model's own.", rich_help_panel=_WHAT
+        ),
     ] = None,
     dynamic_axes: Annotated[
         list[str] | None,
@@ -58,6 +75,14 @@ def export(
             help="Weights in OUTPUT.onnx.data; default: only beyond 2 GB.",
             rich_help_panel=_WHAT,
         ),
+    ] = None,
+    input_names: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[,NAME]", help="Of the file's inputs, all in order.", rich_help_panel=_WHAT),
+    ] = None,
+    output_names: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[,NAME]", help="Of the file's outputs, all in order.", rich_help_panel=_WHAT),
     ] = None,
     collapse: Annotated[
         str | None,
@@ -92,15 +117,16 @@ def export(
 
     Exit codes: 0 exported and equal; 1 not equal (the file is kept as NAME.rejected.onnx); 2 usage or load error.
     """
+    names = [t and [name.strip() for name in t.split(",")] for t in (input_names, output_names)]
     settings = ExportConfig(
         opset, dtype, _axes(dynamic_axes) if dynamic_axes else None, static, external_data, not no_validate,
-        ToleranceConfig(atol, rtol, samples, seed),
+        ToleranceConfig(atol, rtol, samples, seed), *names,
     )  # fmt: skip
     if validate_only and no_validate:
         fail("--validate-only and --no-validate exclude each other")
     if validate_only and collapse:
         fail("--validate-only and --collapse exclude each other; opau-collapse compares what it writes")
-    reading = Reading(factory, input_shapes(input_shape), allow_pickle)
+    reading = Reading(factory, input_shapes(input_shape), allow_pickle, key, strip_prefix, inputs)
     source, result = _run(model, output, reading, settings, report, validate_only, collapse, verbose)
     from opau_onnx.cli import collapse_output, export_output
     from opau_onnx.export.api import ExportResult
@@ -119,25 +145,24 @@ def _run(
 ) -> Any:  # fmt: skip
     """Load, then export (and collapse) or compare; errors of ours end the command with a message, code 2."""
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
-    with steps(verbose=verbose) as step:
+    with steps(verbose=verbose) as step, failing(output, verbose=verbose):
         step("loading PyTorch")
         from opau_onnx.export.api import export_model, validate_model
         from opau_onnx.io.atomic import write_json
 
-        with failing(output, verbose=verbose):
-            step(f"reading {model}")
-            source = reading.load(model)
-            if validate_only:
-                step("comparing with PyTorch")
-                result = validate_model(source, output, options=settings.options)
-                if report is not None:
-                    write_json(report, result)
-                return source, result
-            if collapse is not None:
-                from opau_onnx.collapse.api import export_collapsed
+        step(f"reading {model}")
+        source = reading.load(model)
+        if validate_only:
+            step("comparing with PyTorch")
+            result = validate_model(source, output, options=settings.options)
+            if report is not None:
+                write_json(report, result)
+            return source, result
+        if collapse is not None:
+            from opau_onnx.collapse.api import export_collapsed
 
-                return source, export_collapsed(source, output, collapse, settings=settings, report=report, progress=step)
-            return source, export_model(source, output, settings=settings, report=report, progress=step)
+            return source, export_collapsed(source, output, collapse, settings=settings, report=report, progress=step)
+        return source, export_model(source, output, settings=settings, report=report, progress=step)
 
 
 def _axes(texts: list[str]) -> dict[str | int, dict[int, str]]:

@@ -31,6 +31,8 @@ def show(result: ExportResult, *, verbose: bool, validate_only: bool) -> None:
         out.print(f"{escape(str(result.path))} written, [bold yellow]not compared[/] with PyTorch (--no-validate)")
         return
     validation(out, result.validation, verbose=verbose)
+    if result.validation.equal is False and result.guards:
+        out.print(f"torch.export took for true: {escape('; '.join(result.guards[:6]))}", highlight=False, soft_wrap=True)
     _verdict(out, result, validate_only=validate_only)
 
 
@@ -62,16 +64,21 @@ def validation(out: Console, found: Validation, *, verbose: bool) -> None:
             escape(comparison.name), f"{comparison.elements:,}", numbers[0], numbers[1], f"{comparison.atol:.2g}", numbers[2],
             _mark(comparison.equal),
         )  # fmt: skip
-    out.print(rows)
+    if found.reason:
+        out.print(f"[bold red]NOT COMPARABLE[/]: {escape(found.reason)}", highlight=False, soft_wrap=True)
+    else:
+        out.print(rows)
+    _refused(out, found)
     out.print(f"{escape(found.reference)} against {escape(found.runtime)}", highlight=False)
     out.print('"used" is the share of the tolerance that is used; up to 1 is equal', highlight=False)
 
 
 def _worst(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """Of each kind of input, the batch that uses most of its tolerance."""
+    """Of each kind of input, the batch that uses most of its tolerance; of those of other sizes, one."""
     kept: dict[str, Comparison] = {}
     for comparison in comparisons:
-        key = comparison.name.rpartition(", batch")[0] or comparison.name
+        output, _, batch = comparison.name.partition(", random, ")
+        key = f"{output}, {batch.partition(', batch')[0] if batch.startswith('scale') else 'other sizes'}" if batch else output
         if key not in kept or comparison.tolerance_used > kept[key].tolerance_used:
             kept[key] = comparison
     return list(kept.values())
@@ -83,6 +90,12 @@ def _numbers(comparison: Comparison) -> list[str]:
 
 def _mark(equal: bool) -> str:
     return "[green]equal[/]" if equal else "[bold red]DIFFERENT[/]"
+
+
+def _refused(out: Console, found: Validation) -> None:
+    if found.refused:
+        text = f"not compared, since the model itself fails there: {'; '.join(found.refused)}"
+        out.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def _verdict(out: Console, result: ExportResult, *, validate_only: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import fail, sizes
+from opau_onnx.cli.common import console, fail, sizes
 
 Shape = tuple[int, ...]
 READING = "Reading the model"
@@ -33,15 +33,52 @@ Factory = Annotated[
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Trust MODEL and run the code in it.", rich_help_panel=READING)
 ]
-InputShape = Annotated[
-    list[str] | None,
+Key = Annotated[
+    str | None,
     typer.Option(
-        metavar="[NAME:]SIZES",
-        help="Shape of an input whose sizes the model leaves open, e.g. 1,3,224,224 or images:1,3,224,224; once for each, all "
-        "with names or all in order.",
+        metavar="NAME[.NAME]",
+        help="Which of several state_dicts in the file; default: the first that fits, which is told.",
+        rich_help_panel=READING,
         show_default=False,
     ),
 ]
+StripPrefix = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PREFIX",
+        help='Take the weights whose names begin so, without it, e.g. "student."; default: a prefix that makes them fit.',
+        rich_help_panel=READING,
+        show_default=False,
+    ),
+]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME:][DTYPE:]SIZES",
+        help="Shape of an input whose sizes the model leaves open, e.g. 1,3,224,224 or images:1,3,224,224 or ids:int64:1,128; "
+        "once for each, all with names or all in order.",
+        show_default=False,
+    ),
+]
+
+
+Inputs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.npz",
+        help="Example inputs for a state_dict: arrays by the names of the model's arguments, or arr_0, arr_1, .. in order.",
+        rich_help_panel=READING,
+        show_default=False,
+    ),
+]
+DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+"""Of inputs, as --input-shape names them."""
+
+
+class TypedShape(tuple[int, ...]):
+    """A shape with the name of a dtype."""
+
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -51,6 +88,9 @@ class Reading:
     factory: str | None = None
     input_shapes: Mapping[str, Shape] | Sequence[Shape] | None = None
     allow_pickle: bool = False
+    key: str | None = None
+    strip_prefix: str | None = None
+    inputs: Path | None = None
 
     def load(self, model: Path) -> Any:
         """The :class:`opau_onnx.io.source.Source`, read without torch's own warnings; raises LoadError."""
@@ -58,7 +98,10 @@ class Reading:
         from opau_onnx.io.source import load
 
         with quiet():
-            return load(model, factory=self.factory, input_shapes=self.input_shapes, allow_pickle=self.allow_pickle)
+            source = load(model, **vars(self))
+        for note in source.notes:
+            console(stderr=True).print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        return source
 
 
 def input_shapes(texts: Sequence[str] | None) -> Mapping[str, Shape] | tuple[Shape, ...] | None:
@@ -67,12 +110,16 @@ def input_shapes(texts: Sequence[str] | None) -> Mapping[str, Shape] | tuple[Sha
     ordered: list[Shape] = []
     for text in texts or ():
         name, _, rest = text.rpartition(":")
-        shape = sizes(rest)
+        shape: Shape = sizes(rest)
         if not shape or (":" in text and not name):
             fail(
-                f"--input-shape is {text!r}; expected [NAME:]SIZES, whole numbers of at least 1 with commas, e.g. 1,3,224,224 "
-                "or images:1,3,224,224"
+                f"--input-shape is {text!r}; expected [NAME:][DTYPE:]SIZES, whole numbers of at least 1 with commas, e.g. "
+                "1,3,224,224 or images:1,3,224,224 or ids:int64:1,128"
             )
+        before, _, last = name.rpartition(":")
+        if last in DTYPES:
+            name, shape = before, TypedShape(shape)
+            shape.dtype = last
         if name:
             named[name] = shape
         else:

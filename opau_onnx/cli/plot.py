@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli.common import console, fail, failing, steps
-from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Reading, Verbose, Version, input_shapes
+from opau_onnx.cli.options import (
+    AllowPickle,
+    Factory,
+    Inputs,
+    InputShape,
+    Key,
+    Reading,
+    StripPrefix,
+    Verbose,
+    Version,
+    input_shapes,
+)
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
@@ -41,6 +52,9 @@ def plot(
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
+    key: Key = None,
+    strip_prefix: StripPrefix = None,
+    inputs: Inputs = None,
     verbose: Verbose = False,
     version: Version = False,
 ) -> None:  # fmt: skip
@@ -49,17 +63,16 @@ def plot(
     Exit codes: 0 drawn; 2 usage error, or nothing to draw.
     """
     output = output or Path(f"{model.stem}.activations.png")
-    reading = Reading(factory, input_shapes(input_shape), allow_pickle)
+    reading = Reading(factory, input_shapes(input_shape), allow_pickle, key, strip_prefix, inputs)
     if model.suffix.lower() == ".onnx" and reading != Reading():
         fail("--model, --input-shape and --allow-pickle say how PyTorch files are read; an .onnx file needs none of them")
-    with steps(verbose=verbose) as step:
+    with steps(verbose=verbose) as step, failing(output, verbose=verbose):
         step("loading")
         from opau_onnx.plot.api import plot_model
 
-        with failing(output, verbose=verbose):
-            step(f"reading {model}")
-            source = model if model.suffix.lower() == ".onnx" else reading.load(model)
-            result = plot_model(source, output, data=data, samples=samples, layers=layers, progress=step)
+        step(f"reading {model}")
+        source = model if model.suffix.lower() == ".onnx" else reading.load(model)
+        result = plot_model(source, output, data=data, samples=samples, layers=layers, progress=step)
     out = console()
     for note in result.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)

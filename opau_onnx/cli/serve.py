@@ -14,7 +14,8 @@ from opau_onnx.cli.options import InputShape, Version, input_shapes, shapes_of_f
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
-_BATCHING, _LIMITS, _LISTEN, _TELL, _MANY = "Batching", "Limits", "Listening", "What it tells", "Many machines"
+_BATCHING, _LIMITS, _ENDPOINTS = "Batching", "Limits", "Endpoints and security"
+_OBSERVED, _RAY = "Observability", "Scaling with Ray Serve"
 
 
 def _option(help_text: str, panel: str | None = None, **more: Any) -> Any:
@@ -37,24 +38,35 @@ def serve(
     threads: Annotated[int | None, _option("onnxruntime's threads within a run on the CPU [1].", _BATCHING)] = None,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Record a CUDA graph for each batch size.")] = False,
     input_shape: InputShape = None,
-    host: Annotated[str | None, _option("Address [127.0.0.1: this machine only].", _LISTEN)] = None,
-    http_port: Annotated[int | None, _option("[8000]; 0: any free one, -1: no HTTP.", _LISTEN)] = None,
-    grpc_port: Annotated[int | None, _option("[8001]; 0: any free one, -1: no gRPC.", _LISTEN)] = None,
-    tls_cert: Annotated[Path | None, _option("PEM file; with --tls-key.", _LISTEN)] = None,
-    tls_key: Annotated[Path | None, _option("PEM file.", _LISTEN)] = None,
-    tls_client_ca: Annotated[Path | None, _option("PEM file: clients need a certificate of this authority.", _LISTEN)] = None,
-    token_file: Annotated[Path | None, _option("File with the bearer token that clients must send.", _LISTEN)] = None,
+    host: Annotated[str | None, _option("Address [127.0.0.1: this machine only].", _ENDPOINTS)] = None,
+    http_port: Annotated[int | None, _option("[8000]; 0: any free one, -1: no HTTP.", _ENDPOINTS)] = None,
+    grpc_port: Annotated[int | None, _option("[8001]; 0: any free one, -1: no gRPC.", _ENDPOINTS)] = None,
+    tls_cert: Annotated[Path | None, _option("PEM file; with --tls-key.", _ENDPOINTS)] = None,
+    tls_key: Annotated[Path | None, _option("PEM file.", _ENDPOINTS)] = None,
+    tls_client_ca: Annotated[
+        Path | None, _option("PEM file: clients need a certificate of this authority.", _ENDPOINTS)
+    ] = None,
+    token_file: Annotated[Path | None, _option("File with the bearer token that clients must send.", _ENDPOINTS)] = None,
+    metrics_token_file: Annotated[Path | None, _option("Likewise for /metrics [--token-file].", _ENDPOINTS)] = None,
+    admin_token_file: Annotated[
+        Path | None, _option("Likewise for loading and unloading models, which it allows [--token-file].", _ENDPOINTS)
+    ] = None,
+    model_control: Annotated[
+        bool, typer.Option("--model-control", help="Clients may load and unload models.", rich_help_panel=_ENDPOINTS)
+    ] = False,
     max_queue: Annotated[int | None, _option("Requests that may wait for a model; more are refused [1024].", _LIMITS)] = None,
     max_request_bytes: Annotated[int | None, _option("Of a request [64 MiB].", _LIMITS)] = None,
+    max_json_bytes: Annotated[int | None, _option("Of a request's JSON [2 MiB]; larger tensors: binary.", _LIMITS)] = None,
+    max_connections: Annotated[int | None, _option("Of each protocol at the same time [4096].", _LIMITS)] = None,
     request_timeout_s: Annotated[float | None, _option("Seconds until an answer is an error [30].", _LIMITS)] = None,
     drain_timeout_s: Annotated[float | None, _option("Seconds for accepted requests after SIGTERM [30].", _LIMITS)] = None,
-    log_format: Annotated[str | None, _option("text or json [text].", _TELL)] = None,
-    log_level: Annotated[str | None, _option("debug, info, warning or error [info].", _TELL)] = None,
-    otlp_endpoint: Annotated[str | None, _option("Where OpenTelemetry traces go, e.g. http://127.0.0.1:4318.", _TELL)] = None,
-    engine: Annotated[
-        str, typer.Option(help="local: this process; ray: a Ray Serve cluster.", rich_help_panel=_MANY)
-    ] = "local",
-    replicas: Annotated[int | None, _option("Copies of the server, with --engine ray [1].", _MANY, min=1)] = None,
+    log_format: Annotated[str | None, _option("text or json [text].", _OBSERVED)] = None,
+    log_level: Annotated[str | None, _option("debug, info, warning or error [info].", _OBSERVED)] = None,
+    otlp_endpoint: Annotated[
+        str | None, _option("Where OpenTelemetry traces go, e.g. http://127.0.0.1:4318.", _OBSERVED)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local: this process; ray: a Ray Serve cluster.", rich_help_panel=_RAY)] = "local",
+    replicas: Annotated[int | None, _option("Copies of the server, with --engine ray [1].", _RAY, min=1)] = None,
     version: Version = False,
 ) -> None:
     """Serve ONNX files by the Open Inference Protocol (KServe V2), over HTTP and gRPC.
@@ -69,8 +81,10 @@ def serve(
     )  # fmt: skip
     server_flags = _given(
         host=host, http_port=http_port, grpc_port=grpc_port, tls_cert=tls_cert, tls_key=tls_key, tls_client_ca=tls_client_ca,
-        token_file=token_file, max_request_bytes=max_request_bytes, request_timeout_s=request_timeout_s,
-        drain_timeout_s=drain_timeout_s, log_format=log_format, log_level=log_level, otlp_endpoint=otlp_endpoint,
+        token_file=token_file, metrics_token_file=metrics_token_file, admin_token_file=admin_token_file,
+        model_control=model_control or None, max_request_bytes=max_request_bytes, max_json_bytes=max_json_bytes,
+        max_connections=max_connections, request_timeout_s=request_timeout_s, drain_timeout_s=drain_timeout_s,
+        log_format=log_format, log_level=log_level, otlp_endpoint=otlp_endpoint,
     )  # fmt: skip
     if engine not in ("local", "ray"):
         fail(f"--engine is {engine!r}; expected local or ray")

@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, failing, steps
-from opau_onnx.cli.options import AllowPickle, Factory, InputShape, Reading, Report, Verbose, Version, input_shapes
+from opau_onnx.cli.options import (
+    AllowPickle,
+    Factory,
+    Inputs,
+    InputShape,
+    Key,
+    Reading,
+    Report,
+    StripPrefix,
+    Verbose,
+    Version,
+    input_shapes,
+)
 from opau_onnx.compare.names import RUNTIMES, TORCH
 from opau_onnx.config import VerifyConfig
 
@@ -70,6 +82,9 @@ def verify(
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
+    key: Key = None,
+    strip_prefix: StripPrefix = None,
+    inputs: Inputs = None,
     samples: Annotated[int, typer.Option(help="Rows of the largest random batch.", min=1, rich_help_panel=_WHAT)] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.", rich_help_panel=_WHAT)] = 0,
     verbose: Verbose = False,
@@ -82,7 +97,7 @@ def verify(
     settings = VerifyConfig(
         _runtimes(runtimes), layerwise, atol, rtol, min_agreement, limit, batch, reference_seconds, samples, seed
     )
-    reading = Reading(factory, input_shapes(input_shape), allow_pickle)
+    reading = Reading(factory, input_shapes(input_shape), allow_pickle, key, strip_prefix, inputs)
     result = _run(model, files, data, reading, settings, report, html, verbose)
     from opau_onnx.cli.verify_output import show
 
@@ -95,14 +110,13 @@ def _run(
     html: Path | None, verbose: bool,
 ) -> Any:  # fmt: skip
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
-    with steps(verbose=verbose) as step:
+    with steps(verbose=verbose) as step, failing(model, verbose=verbose):
         step("loading PyTorch")
         from opau_onnx.verify.api import verify_model
 
-        with failing(model, verbose=verbose):
-            step(f"reading {model}")
-            source = reading.load(model)
-            return verify_model(source, files, data=data, settings=settings, report=report, html=html, progress=step)
+        step(f"reading {model}")
+        source = reading.load(model)
+        return verify_model(source, files, data=data, settings=settings, report=report, html=html, progress=step)
 
 
 def _runtimes(text: str | None) -> list[str] | None:

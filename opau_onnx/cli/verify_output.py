@@ -28,7 +28,7 @@ def show(result: VerifyResult, written: Sequence[Path], *, verbose: bool) -> Non
     out.print(f"{escape(result.source.name)} ({result.source.kind}) on {escape(result.data)}", highlight=False)
     for found in result.files:
         _file(out, found, verbose=verbose)
-    out.print('"needs" is the share of the tolerance that is used; up to 1 is equal', highlight=False)
+    out.print('"used" is the share of the tolerance that is used; up to 1 is equal', highlight=False)
     for path in written:
         out.print(f"{escape(str(path))} written", highlight=False)
     for name, reason in result.missing.items():

@@ -21,8 +21,9 @@ from opau_onnx.core.spec import DOMAIN, OP_TYPE
 from opau_onnx.errors import CollapseError, ExportError
 from opau_onnx.export.api import ExportResult, export_model
 from opau_onnx.graph import save
-from opau_onnx.graph.metadata import METADATA
+from opau_onnx.graph.metadata import METADATA, RECORD
 from opau_onnx.graph.nodes import opau_nodes
+from opau_onnx.graph.whole import read_model, whole_file
 from opau_onnx.io.atomic import write_json
 from opau_onnx.io.source import Source
 
@@ -62,7 +63,8 @@ def collapse_model(
 
     Raises:
         CollapseError: there is nothing to collapse, or it cannot be collapsed; nothing is written then.
-        ExportError, LoadError, ValidationError: the output cannot be written, the reference not read, the files not compared.
+        ExportError, LoadError, ValidationError: the source or the reference cannot be read, the output not written, the files
+            not compared.
     """
     source, output, comparing = Path(source), Path(output), comparing or ValidationConfig()
     _check_paths(source, output)
@@ -74,13 +76,17 @@ def collapse_model(
     samples = None if quantizing is None or data is None else read_data(data, _read(source), "train")
     if samples is not None:
         progress("quantizing")
-    with quantized(source, quantizing, samples) as made:
-        return _collapse(source, made, output, form, tolerance, data, comparing, report, progress)
+    with whole_file(source) as whole, quantized(whole, quantizing, samples) as made:
+        result = _collapse(whole, made, output, form, tolerance, data, comparing, progress)
+        result = replace(result, source=source)
+        if report is not None:
+            write_json(Path(report), result)
+    return result
 
 
 def _collapse(
     given: Path, made: Quantized | None, output: Path, form: str, tolerance: float, data: Data | None,
-    comparing: ValidationConfig, report: str | Path | None, progress: Callable[[str], None],
+    comparing: ValidationConfig, progress: Callable[[str], None],
 ) -> CollapseResult:  # fmt: skip
     source = made.path if made else given
     model, external = _read(source), _has_external_data(source)
@@ -99,8 +105,6 @@ def _collapse(
             if not result.equal:
                 staged = folder / result.path.name
                 save.save(model, staged, external=external)
-        if report is not None:
-            write_json(Path(report), result)
         save.publish(staged, result.path)
     return result
 
@@ -171,7 +175,8 @@ def _allowed(
 def clean(model: ir.Model, form: str, replaced: Sequence[CollapsedActivation]) -> None:
     """Drop what nothing uses any more, and say in the file what was done."""
     remove_unused(model)
-    model.metadata_props.pop("opau.activations", None)
+    for key in [key for key in model.metadata_props if key.startswith(RECORD)]:
+        del model.metadata_props[key]
     model.metadata_props[METADATA] = json.dumps({"activations": records(replaced), "form": form}, sort_keys=True)
 
 
@@ -187,18 +192,22 @@ def _check_paths(source: Path, output: Path) -> None:
 
 
 def _read(source: Path) -> ir.Model:
-    try:
-        model = ir.load(source)
-    except Exception as error:  # protobuf's own types
-        raise CollapseError(f"{source} is not a readable ONNX file: {type(error).__name__}: {error}") from None
+    model = read_model(source)
     if METADATA in model.metadata_props:
-        form = json.loads(model.metadata_props[METADATA]).get("form")
+        form = _collapsed_form(model.metadata_props[METADATA])
         raise CollapseError(f"{source} was collapsed before (form {form!r}); collapse the file that it came from")
     if not opau_nodes(model):
         raise CollapseError(
             f"{source} has no learned activation ({DOMAIN}::{OP_TYPE}) to collapse; opau-export writes files that have"
         )
     return model
+
+
+def _collapsed_form(record: str) -> str:
+    try:
+        return str(json.loads(record)["form"])
+    except (ValueError, TypeError, KeyError):
+        return "unknown"
 
 
 def _has_external_data(source: Path) -> bool:

@@ -5,16 +5,18 @@ The tolerance is measured: :class:`opau_onnx.compare.references.FileReference`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
 
 from opau_onnx.compare.batches import random_batches
+from opau_onnx.compare.file_reference import FileReference
 from opau_onnx.compare.loop import compare_batches
 from opau_onnx.compare.opening import open_runtime
-from opau_onnx.compare.references import FileReference
+from opau_onnx.compare.runtime import Runtime
+from opau_onnx.compare.sizes import size_batches
 from opau_onnx.compare.tensors import Comparison
 from opau_onnx.config import ToleranceConfig
 from opau_onnx.errors import ValidationError
@@ -75,6 +77,19 @@ def _example(value: ir.Value, given: Sequence[int] | None, generator: torch.Gene
     raise ValidationError(f"the input {value.name} is of type {value.type}; only numbers can be drawn, so give --data")
 
 
+def file_runs(runtime: Runtime) -> Callable[[Sequence[torch.Tensor]], bool]:
+    """Whether the original file runs on a batch."""
+
+    def runs(batch: Sequence[torch.Tensor]) -> bool:
+        try:
+            runtime.run(batch)
+        except ValidationError:
+            return False
+        return True
+
+    return runs
+
+
 def compare_files(
     before: Path, after: Path, inputs: Sequence[torch.Tensor], config: ToleranceConfig
 ) -> tuple[str, str, list[Comparison]]:
@@ -87,5 +102,8 @@ def compare_files(
     reference = FileReference(before, inputs, config.seed)
     collapsed = open_runtime(after, inputs)
     names = [str(v.name) for v in model.graph.outputs]
-    found = compare_batches(collapsed, [(reference, "")], names, random_batches(inputs, open_axes(model), config), config)
+    axes = open_axes(model)
+    sizes = size_batches(inputs, axes, config.seed, file_runs(reference.runtime))
+    batches = [*random_batches(inputs, axes, config), *sizes.batches]
+    found = compare_batches(collapsed, [(reference, "")], names, batches, config)
     return collapsed.description, reference.description, found

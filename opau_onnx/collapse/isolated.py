@@ -10,7 +10,6 @@ import onnx_ir as ir
 import torch
 
 from opau_onnx.collapse.passes.standard import CollapsedActivation
-from opau_onnx.collapse.plan_search import hard_inputs
 from opau_onnx.compare.activations import ActivationCheck
 from opau_onnx.compare.arrays import to_numpy
 from opau_onnx.compare.grids import grid, shaped
@@ -18,11 +17,12 @@ from opau_onnx.compare.isolated import compare_isolated
 from opau_onnx.compare.opening import open_model
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF
 from opau_onnx.core import oracle
+from opau_onnx.core.frozen import Frozen
+from opau_onnx.core.plan_search import hard_inputs
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph.dtypes import NAMES
 from opau_onnx.graph.extract import extract
-from opau_onnx.graph.frozen import Frozen
 from opau_onnx.nn.casting import DTYPES, dtype_name
 
 AFFINE_ROUNDINGS = 4.0

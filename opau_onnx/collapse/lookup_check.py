@@ -18,8 +18,8 @@ from opau_onnx.compare.opening import open_model
 from opau_onnx.compare.policies import rounding_bound
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, Comparison, compare
 from opau_onnx.core import oracle
+from opau_onnx.core.frozen import Frozen
 from opau_onnx.graph.dtypes import NAMES
-from opau_onnx.graph.frozen import Frozen
 
 
 @dataclass(frozen=True)

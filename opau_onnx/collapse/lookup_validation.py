@@ -17,11 +17,13 @@ from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.quantize import runs
 from opau_onnx.compare.agreement import agreement_of, are_classes
 from opau_onnx.compare.batches import random_batches
+from opau_onnx.compare.file_reference import FileReference
 from opau_onnx.compare.loop import compare_batches
 from opau_onnx.compare.opening import open_runtime
-from opau_onnx.compare.references import FileReference, flatten
+from opau_onnx.compare.references import flatten
 from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.sessions import OnnxRuntime
+from opau_onnx.compare.sizes import size_batches
 from opau_onnx.compare.tensors import Comparison
 from opau_onnx.compare.validation import Validation
 from opau_onnx.config import ToleranceConfig
@@ -124,7 +126,7 @@ def validate(
         found = files.compare_files(before, after, inputs, options)
     drift = [] if exact is None or samples is None else _drift(exact, before, after, samples.first(MOST))
     runtime, reference, outputs = found
-    return LutValidation(runtime, reference.replace("the original file", "the quantized model"), checks, outputs, drift)
+    return LutValidation(runtime, reference.replace("the original file", "the quantized model"), checks, outputs, drift=drift)
 
 
 def _same(
@@ -132,7 +134,9 @@ def _same(
 ) -> tuple[str, str, list[Comparison]]:
     model = ir.load(before)
     quantized, collapsed = (_as_written(path, inputs) for path in (before, after))
-    cases: list[tuple[str, Sequence[torch.Tensor]]] = list(random_batches(inputs, open_axes(model), config))
+    axes = open_axes(model)
+    cases: list[tuple[str, Sequence[torch.Tensor]]] = list(random_batches(inputs, axes, config))
+    cases += size_batches(inputs, axes, config.seed, files.file_runs(quantized)).batches
     if samples is not None:
         kept = samples.first(EXACT)
         text = f"{len(kept):,} samples of {kept.source}"

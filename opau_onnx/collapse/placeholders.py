@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from opau_onnx.errors import CollapseError
 from opau_onnx.graph import function
-from opau_onnx.graph.nodes import opau_nodes, read_coefficients, read_config
+from opau_onnx.graph.nodes import in_double, opau_nodes, read_coefficients, read_config
 
 DOMAIN, NAME = "opau.quantization", "OpauActivation"
 
@@ -52,7 +52,7 @@ def _coefficients(node: ir.Node) -> list[tuple[str, Any]]:
 def _with_constants(model: ir.Model, node: ir.Node, name: str) -> ir.Function:
     known = model.functions.get(node.op_identifier())
     if known is None:
-        known = function.build(read_config(node), model.graph.opset_imports[""] or 0)
+        known = function.build(read_config(node), model.graph.opset_imports[""] or 0, double=in_double(node))
     graph = ir.from_proto(ir.to_proto(known)).graph  # a copy
     for i, (_, array) in reversed(list(enumerate(_coefficients(node), start=1))):
         constant = ir.node("Constant", [], attributes={"value": ir.tensor(array)}, name=f"{name}_{i}")

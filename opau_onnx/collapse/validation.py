@@ -72,7 +72,7 @@ def _validate(
         return Validation(runtime, reference, activations, outputs)
     axes = open_axes(model)
     found = validate(origin.model, staged, inputs, axes, _dtype(model), options, origin.original)
-    return Validation(found.runtime, found.reference, activations, found.outputs)
+    return Validation(found.runtime, found.reference, activations, found.outputs, found.reason)
 
 
 def _validate_approximation(

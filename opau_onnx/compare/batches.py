@@ -59,9 +59,11 @@ class Batches:
     labels: bool
 
 
-def of_examples(inputs: Sequence[Tensor], axes: Axes, options: ToleranceConfig) -> Batches:
-    """The example inputs and random batches, as opau-export's check has them."""
-    parts = [Batch(name, None, rows) for name, rows in random_batches(inputs, axes, options)]
+def of_examples(
+    inputs: Sequence[Tensor], axes: Axes, options: ToleranceConfig, more: Sequence[tuple[str, tuple[Tensor, ...]]] = ()
+) -> Batches:
+    """The example inputs, random batches and ``more`` of them, as opau-export's check has them."""
+    parts = [Batch(name, None, rows) for name, rows in [*random_batches(inputs, axes, options), *more]]
     return Batches("the example input and random inputs", parts, sum(b.rows for b in parts), 0, False)
 
 
@@ -83,6 +85,11 @@ def _random(x: Tensor, size: int | None, scale: float, generator: torch.Generato
     shape = list(x.shape)
     if size is not None:
         shape[0] = size
+    return drawn(x, shape, scale, generator)
+
+
+def drawn(x: Tensor, shape: Sequence[int], scale: float, generator: torch.Generator) -> Tensor:
+    """Random numbers of another shape, of an example's kind and, times ``scale``, of its spread."""
     if x.is_floating_point():
         spread = float(x.double().std(correction=0)) if x.numel() else 0.0
         spread = spread if 0.0 < spread < float("inf") else 1.0  # not for a constant, an infinite or a NaN example

@@ -22,7 +22,7 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of an activation in PyTorch."""
+    """One call of an activation in PyTorch; ``computed`` where a parametrization computes its coefficients."""
 
     key: Key
     config: Config
@@ -30,6 +30,7 @@ class Call:
     numerator: Tensor
     denominator: Tensor
     y: Tensor
+    computed: bool = False
 
 
 @contextmanager
@@ -37,9 +38,9 @@ def activation_hooks(model: nn.Module, sink: Callable[[Call], None]) -> Iterator
     """Hand every call of an activation to ``sink``, as long as the context lasts."""
     counts: Counter[str] = Counter()
 
-    def call(name: str, config: Config, tensors: tuple[Tensor, Tensor, Tensor], y: Tensor) -> None:
+    def call(name: str, config: Config, tensors: tuple[Tensor, Tensor, Tensor], y: Tensor, computed: bool = False) -> None:
         x, numerator, denominator = (t.detach() for t in tensors)
-        sink(Call((name, counts[name]), config, x, numerator, denominator, y.detach()))
+        sink(Call((name, counts[name]), config, x, numerator, denominator, y.detach(), computed))
         counts[name] += 1
 
     if isinstance(model, torch.fx.GraphModule):
@@ -49,7 +50,8 @@ def activation_hooks(model: nn.Module, sink: Callable[[Call], None]) -> Iterator
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, OrthogonalPade):
-            hooks.append(module.register_forward_hook(_hook(name, call), with_kwargs=True))
+            # First, so that it sees what the activation gives, and not what other hooks make of that.
+            hooks.append(module.register_forward_hook(_hook(name, call), with_kwargs=True, prepend=True))
     try:
         yield
     finally:
@@ -60,7 +62,8 @@ def activation_hooks(model: nn.Module, sink: Callable[[Call], None]) -> Iterator
 def _hook(name: str, call: Callable[..., None]) -> Callable[..., None]:
     def hook(module: OrthogonalPade, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
         x = inputs[0] if inputs else named["input"]
-        call(name, module.config, (x, module.numerator, module.denominator), output)
+        computed = nn.utils.parametrize.is_parametrized(module)
+        call(name, module.config, (x, module.numerator, module.denominator), output, computed)
 
     return hook
 

@@ -39,18 +39,20 @@ class Function:
         config: what the torch module computes.
         numerator, denominator: its coefficients in the dtype in which the file computes.
         kind: name of the file's dtype.
+        computed: whether a parametrization computes the coefficients, which other runtimes may round another way.
     """
 
     config: Config
     numerator: Tensor
     denominator: Tensor
     kind: str
+    computed: bool = False
 
     @staticmethod
     def of(call: Call, kind: str) -> Function:
         """Of a call's module."""
         wide = torch.float64 if kind == "float64" else torch.float32
-        return Function(call.config, call.numerator.to(wide), call.denominator.to(wide), kind)
+        return Function(call.config, call.numerator.to(wide), call.denominator.to(wide), kind, call.computed)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opau_onnx.compare.policies import largest
+from opau_onnx.compare.policies import largest, refuse_vague
 from opau_onnx.compare.references import Expected, Reference
 from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.tensors import Comparison, compare
@@ -46,14 +46,31 @@ def compare_batches(
     found: list[list[Comparison]] = [[] for _ in references]
     for label, batch in batches:
         inputs = batch if dtype is None else cast_inputs(batch, dtype)
-        actual = runtime.run(inputs)
+        actual = _run(runtime, inputs, first=not any(found))
         known: list[Expected] = []
         for kept, (reference, note) in zip(found, references, strict=True):
             expected = reference.expect(inputs, known)
-            if expected:  # else the reference says why in its description
+            if isinstance(actual, str):
+                kept.append(failed(f"{names[0]}{note}, {label}: {actual}", reference.kind))
+            elif expected:  # else the reference says why in its description
                 kept += compare_outputs(names, expected, actual, f"{note}, {label}", reference.kind, config)
             known = expected
     return [comparison for kept in found for comparison in kept]
+
+
+def _run(runtime: Runtime, inputs: Sequence[Tensor], *, first: bool) -> list[Any] | str:
+    """The outputs; or why there are none, on a batch that the model runs on: then the file is another one there."""
+    try:
+        return runtime.run(inputs)
+    except ValidationError as error:
+        if first:
+            raise
+        return str(error)
+
+
+def failed(name: str, kind: str) -> Comparison:
+    """The comparison of an output that a file could not give."""
+    return Comparison(name, kind, 0, np.inf, np.inf, (), np.nan, np.nan, 0.0, 0.0, np.inf, False)
 
 
 def compare_outputs(
@@ -78,6 +95,8 @@ def compare_output(name: str, want: Expected, got: Any, kind: str, config: Toler
     """Compare one output; its measured tolerance counts unless the user gave one. ULP are those of its largest value."""
     atol = (config.atol or 0.0) if config.given else want.tolerance
     values = np.asarray(want.values)
+    if not config.given:
+        refuse_vague(name, atol, values, kind)
     if want.silent is not None and values.shape == np.shape(got):
         values = np.where(want.silent, np.asarray(got, dtype=np.float64), values)
     return compare(name, values, got, kind, atol=atol, rtol=config.rtol or 0.0, ulp_at=largest(np.abs(values)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,10 +28,30 @@ def open_runtime(path: Path, inputs: Sequence[torch.Tensor]) -> Runtime:
     except ValidationError as error:
         if not any(sign in str(error) for sign in ("NOT_IMPLEMENTED", "bfloat16")):
             raise
-        reference = Reference(path)
-        reference.run(inputs)
+        missing = _missing(path, str(error))
+        try:
+            reference = Reference(path)
+            reference.run(inputs)
+        except ValidationError as other:
+            raise ValidationError(
+                f"no runtime here can run {path.name}: onnxruntime's CPU has no {missing}; {other}. Where the model's forward "
+                "uses autocast, leave that out for the export and give --dtype instead"
+            ) from None
+        reference.description += f" (onnxruntime's CPU has no {missing})"
         return reference
     return runtime
+
+
+def _missing(path: Path, message: str) -> str:
+    """The operator and the type that onnxruntime does not implement, and the node that has them."""
+    found = re.search(r"implementation for (\w+)(?:\(\d+\))? node with name '([^']*)'", message)
+    if found is None:
+        return "kernel for a type in it"
+    for node in ir.load(path).graph.all_nodes():
+        if node.name == found[2]:
+            kinds = [v.dtype.name.lower() for v in node.inputs if v is not None and v.dtype is not None]
+            return f"{found[1]} of {kinds[0] if kinds else 'its type'} (node {found[2]!r})"
+    return f"{found[1]} of its type (node {found[2]!r})"
 
 
 def open_model(model: ir.Model, inputs: Sequence[torch.Tensor]) -> Runtime:

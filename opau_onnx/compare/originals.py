@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from opau_onnx.compare.names import ORIGINAL
 from opau_onnx.compare.references import flatten
 from opau_onnx.compare.runtime import NotRunError, VerifiedRuntime, first_line
 from opau_onnx.nn.casting import cast_inputs
+from opau_onnx.nn.copying import copy_module
 
 
 class OriginalModules(VerifiedRuntime):
@@ -23,7 +23,7 @@ class OriginalModules(VerifiedRuntime):
         self.version, self.provider = f"torch {torch.__version__}", "eager"
         self.implementation = "the other library's modules, float64"
         self.description = f"{self.version}, {self.implementation}"
-        self.model = copy.deepcopy(model).double().eval()  # not to(dtype): some libraries overload it and fail
+        self.model = copy_module(model).double().eval()  # not to(dtype): some libraries overload it and fail
 
     def run(self, inputs: Sequence[torch.Tensor]) -> list[Any]:
         """See :meth:`Runtime.run`."""

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from opau_onnx.compare import policies
-from opau_onnx.compare.opening import open_model, open_runtime
 from opau_onnx.compare.runtime import Runtime
-from opau_onnx.compare.tensors import UNIT_ROUNDOFF
-from opau_onnx.errors import ValidationError
-from opau_onnx.graph.dtypes import NAMES, coarsest
+from opau_onnx.compare.tensors import UNIT_ROUNDOFF, distances
+from opau_onnx.errors import NotComparableError, ValidationError
 from opau_onnx.nn.casting import cast_inputs, cast_model, dtype_name
+from opau_onnx.nn.copying import copy_module
 
 
 class Expected(NamedTuple):
@@ -27,16 +23,21 @@ class Expected(NamedTuple):
     Attributes:
         values: in the precision to compare with, float64.
         exact: the float64 result; None where there is none.
-        tolerance: absolute, for another runtime's values.
+        tolerance: absolute, for another runtime's values; a number, or one for each element.
         silent: mask of the elements that say nothing about another runtime; None where all do.
         kind: name of the output's dtype where it is not the reference's.
     """
 
     values: Any
     exact: Any
-    tolerance: float
+    tolerance: Any
     silent: Any = None
     kind: str = ""
+
+    @property
+    def rounding(self) -> float:
+        """The largest difference between the two precisions; NaN where there is no float64 result."""
+        return float("nan") if self.exact is None else policies.largest(distances(self.exact, self.values))
 
 
 class Reference(Protocol):
@@ -68,7 +69,7 @@ class TorchReference:
     Attributes:
         kind: name of the dtype that the file computes in.
         single, exact: copies of the model in float32 and float64.
-        description: what gives the values, for reports.
+        reason: why the float64 copy cannot run; "" where it can.
     """
 
     def __init__(self, source: nn.Module, dtype: torch.dtype, seed: int) -> None:
@@ -78,47 +79,117 @@ class TorchReference:
         self.wide = dtype == torch.float64
         self.rounded = _with_rounded_numbers(self.exact) if self.wide else None
         self.rng = np.random.default_rng(seed)
-        self.description = f"PyTorch {torch.__version__}, {'float64' if self.wide else 'float32'}, CPU"
+        self.repeated, self.reason = False, ""
+
+    @property
+    def description(self) -> str:
+        """What gives the values, and whether there is a float64 result to measure roundings by."""
+        note = f" (its float64 copy cannot run: {self.reason}; roundings are measured in float32)" if self.reason else ""
+        return f"PyTorch {torch.__version__}, {'float64' if self.wide else 'float32'}, CPU{note}"
 
     def expect(self, inputs: Sequence[Tensor], known: Sequence[Expected] = ()) -> list[Expected]:
         """See :meth:`Reference.expect`; whole numbers have no rounding of their own."""
         with torch.no_grad():
             single = flatten(self.single(*cast_inputs(inputs, torch.float32)))
+            self._check(inputs, single)
+            exact = self._float64(inputs)
+            if exact is None:
+                return self._by_nudges(inputs, single)
             double = cast_inputs(inputs, torch.float64)
-            exact = flatten(self.exact(*double))
-            nudged = [flatten(self._nudged(double)) for _ in range(policies.NUDGES)]
+            nudged = [flatten(self._nudged(self.exact, double)) for _ in range(policies.NUDGES)]
             moved = exact if self.rounded is None else flatten(self.rounded(*double))
         unit = UNIT_ROUNDOFF[self.kind] / UNIT_ROUNDOFF["float32"]
         found = []
         for i, (s, e, m) in enumerate(zip(single, exact, moved, strict=True)):
-            rounding = max(_distance(e, other) for other in (s, *(n[i] for n in nudged)))
+            moves = moves_of(e, [s, *(n[i] for n in nudged)])
             values = (e if self.wide else s).double().numpy()
             kind = self.kind if s.is_floating_point() else ""
-            tolerance = policies.measured(rounding * unit + _distance(e, m), kind, values)
-            found.append(Expected(values, e.double().numpy(), tolerance))
+            tolerance = policies.measured(moves * unit + moves_of(e, [m]), kind, values)
+            found.append(Expected(values, e.double().numpy(), tolerance, policies.undecided(moves, kind)))
         return found
 
-    def _nudged(self, inputs: Sequence[Tensor]) -> Any:
-        """The float64 result with every number moved by a rounding of float32."""
-        weights = {**dict(self.exact.named_parameters()), **dict(self.exact.named_buffers())}
+    def _check(self, inputs: Sequence[Tensor], first: Sequence[Tensor]) -> None:
+        """Raise NotComparableError for a model whose results are not a function of its inputs, or are NaN for finite ones."""
+        if not self.repeated:
+            self.repeated = True
+            again = flatten(self.single(*cast_inputs(inputs, torch.float32)))
+            for a, b in zip(first, again, strict=True):
+                if a.shape != b.shape or not _same(a, b):
+                    raise NotComparableError(
+                        "two runs of the model on the same input differ: it draws random numbers, or changes its state, in "
+                        "forward (dropout with training=True, randn, a counter in a buffer); take that out for inference"
+                    )
+        refuse_nan("the model", inputs, [t.double().numpy() for t in first if t.is_floating_point()])
+
+    def _float64(self, inputs: Sequence[Tensor]) -> list[Tensor] | None:
+        """The result of the float64 copy; None where that cannot run, as a model that makes float32 tensors inside cannot."""
+        if self.reason:
+            return None
+        try:
+            return flatten(self.exact(*cast_inputs(inputs, torch.float64)))
+        except ValidationError:
+            raise
+        except Exception as error:  # the model's own code
+            if self.wide:
+                raise
+            self.reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            return None
+
+    def _by_nudges(self, inputs: Sequence[Tensor], single: Sequence[Tensor]) -> list[Expected]:
+        """The tolerance from how far the float32 result itself moves, in more draws: its own roundings are among the moves."""
+        unit = UNIT_ROUNDOFF[self.kind] / UNIT_ROUNDOFF["float32"]
+        narrow = cast_inputs(inputs, torch.float32)
+        draws = [flatten(self._nudged(self.single, narrow)) for _ in range(policies.FLOAT32_NUDGES)]
+        found = []
+        for i, s in enumerate(single):
+            values, kind = s.double().numpy(), self.kind if s.is_floating_point() else ""
+            moves = moves_of(s, [draw[i] for draw in draws])
+            found.append(Expected(values, None, policies.measured(moves * unit, kind, values), policies.undecided(moves, kind)))
+        return found
+
+    def _nudged(self, model: nn.Module, inputs: Sequence[Tensor]) -> Any:
+        """A copy's result with every number moved by a rounding of float32."""
+        weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         moved = {name: self._nudge(tensor) for name, tensor in weights.items()}
         nudged = tuple(self._nudge(x) for x in inputs)
         # With ties it would leave a module that stands at two places nudged for good (torch 2.13).
-        return torch.func.functional_call(self.exact, moved, nudged, tie_weights=False)
+        return torch.func.functional_call(model, moved, nudged, tie_weights=False)
 
     def _nudge(self, values: Tensor) -> Tensor:
         if not values.is_floating_point():
             return values
-        return torch.from_numpy(policies.nudge(values.detach().numpy(), "float32", self.rng, rounded=False))
+        rounded = values.dtype == torch.float32  # where a smaller move would be rounded away
+        return torch.from_numpy(policies.nudge(values.detach().numpy(), "float32", self.rng, rounded=rounded))
 
 
-def _distance(one: Tensor, other: Tensor) -> float:
-    return policies.largest(np.abs(one.double().numpy() - other.double().numpy()))
+def refuse_nan(what: str, inputs: Sequence[Tensor], outputs: Sequence[Any]) -> None:
+    """Raise NotComparableError where finite inputs give NaN: NaN beside NaN shows nothing then."""
+    finite = all(bool(torch.isfinite(x).all()) for x in inputs if x.is_floating_point())
+    if finite and any(bool(np.isnan(v).any()) for v in outputs):
+        raise NotComparableError(f"{what} gives NaN for finite inputs, which says nothing about a file; look at its weights")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal up to the order of sums, which threads may change."""
+    if not one.is_floating_point():
+        return bool(torch.equal(one, other))
+    allowed = policies.largest(policies.result_roundings("float32", one.double().numpy()))
+    return bool(torch.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True))
+
+
+def moves_of(one: Tensor, others: Sequence[Tensor]) -> Any:
+    """Elementwise the largest distance from ``one``; 0 where it is not finite."""
+    base, found = one.double().numpy(), np.zeros(tuple(one.shape))
+    for other in others:
+        with np.errstate(all="ignore"):
+            distance = np.abs(base - other.double().numpy())
+        np.maximum(found, np.where(np.isfinite(distance), distance, 0.0), out=found)
+    return found
 
 
 def _with_rounded_numbers(model: nn.Module) -> nn.Module:
     """A copy whose modules' float attributes (eps, negative_slope, ..) are rounded to float32."""
-    clone = copy.deepcopy(model)
+    clone = copy_module(model)
     for module in clone.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, float):
@@ -138,7 +209,7 @@ class OriginalReference:
         self.kind = dtype_name(dtype)
         self.wide = dtype == torch.float64
         # Not to(dtype): some libraries overload it and fail.
-        self.single, self.exact = copy.deepcopy(model).float().eval(), copy.deepcopy(model).double().eval()
+        self.single, self.exact = copy_module(model).float().eval(), copy_module(model).double().eval()
         self.reason, self.silent, self.values = "", 0, 0
 
     def expect(self, inputs: Sequence[Tensor], known: Sequence[Expected]) -> list[Expected]:
@@ -173,58 +244,6 @@ class OriginalReference:
             return f"adopted modules; the original ones could not run here ({self.reason})"
         silent = f" (not on {self.silent:,} of {self.values:,} values, which are NaN or infinite there)" if self.silent else ""
         return f"adopted modules and the original ones{silent}"
-
-
-class FileReference:
-    """An ONNX file, and a measured tolerance: how far its outputs move when its weights and inputs are nudged.
-
-    Args:
-        path: the file.
-        inputs: example inputs, to choose a runtime.
-        seed: of the nudges.
-        runtime: what runs the file; None for the first that can.
-        exact: expect the same bits; nothing is nudged then.
-    """
-
-    def __init__(
-        self, path: Path, inputs: Sequence[Tensor], seed: int, *, runtime: Runtime | None = None, exact: bool = False
-    ) -> None:
-        self.kind = "float32" if exact else coarsest(ir.load(path))
-        self.runtime = runtime or open_runtime(path, inputs)
-        draws = 0 if exact else policies.NUDGES
-        self.moved = [open_model(_nudged(path, seed + n), inputs) for n in range(draws)]
-        self.description = f"the original file, {self.runtime.description}"
-
-    def expect(self, inputs: Sequence[Tensor], known: Sequence[Expected] = ()) -> list[Expected]:
-        """See :meth:`Reference.expect`."""
-        expected = [np.asarray(v, dtype=np.float64) for v in self.runtime.run(inputs)]
-        others = [runtime.run([_nudge_tensor(x, n) for x in inputs]) for n, runtime in enumerate(self.moved)]
-        found = []
-        for i, want in enumerate(expected):
-            moves = [policies.largest(np.abs(np.asarray(o[i], dtype=np.float64) - want)) for o in others]
-            tolerance = policies.measured(max(moves), self.kind, want) if moves else policies.EXACT
-            found.append(Expected(want, None, tolerance))
-        return found
-
-
-def _nudged(path: Path, seed: int) -> ir.Model:
-    """The model with every stored number moved by a rounding of its dtype."""
-    model = ir.load(path)
-    rng = np.random.default_rng(seed)
-    for value in model.graph.initializers.values():
-        if value.const_value is not None and value.dtype in NAMES:
-            numbers = policies.nudge(np.array(value.const_value.numpy()), NAMES[value.dtype], rng)
-            value.const_value = ir.tensor(numbers, name=value.name)
-    return model
-
-
-def _nudge_tensor(x: Tensor, seed: int) -> Tensor:
-    """By up to two roundings, since the result is rounded to the dtype again."""
-    if not x.is_floating_point():
-        return x
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
-    wide = x.double()
-    return torch.where(wide == wide.round(), wide, wide * (1 + 2 * UNIT_ROUNDOFF[dtype_name(x.dtype)] * noise)).to(x.dtype)
 
 
 class ShiftedReference:

@@ -19,6 +19,9 @@ UNIT_ROUNDOFF = {
 }
 """Half the distance from 1 to the next number: the largest relative error of one rounding."""
 
+COMPUTED_ROUNDINGS = 16.0
+"""Roundings by which coefficients that are computed (softplus of a parameter, say) may differ between runtimes."""
+
 
 @dataclass(frozen=True)
 class Comparison(Reported):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
+from math import prod
 from typing import NamedTuple
 
 from opau_onnx.core.spec import BASES, MAX_DEGREE, Step
@@ -43,6 +44,17 @@ def polynomials(basis: str) -> Polynomials:
     leading, shift, gamma = _monic(steps)
     centre, rest = _closed(gamma)
     return Polynomials(leading, shift, gamma, _monomials(steps), centre, rest)
+
+
+@cache
+def mean_squares(basis: str, count: int) -> tuple[Fraction, ...]:
+    """E f_n(x)^2 of a standard normal x for n from 0 to count - 1."""
+    # E x^(2m) = 1 * 3 * ... * (2m - 1); odd moments are 0.
+    moments = [Fraction(prod(range(1, m, 2)) if m % 2 == 0 else 0) for m in range(2 * count)]
+    return tuple(
+        sum((a * b * moments[i + j] for i, a in enumerate(row) for j, b in enumerate(row) if a and b), Fraction(0))
+        for row in polynomials(basis).monomials[:count]
+    )
 
 
 def _monic(steps: Sequence[Step]) -> tuple[tuple[Fraction, ...], ...]:

@@ -8,30 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Protocol
 
 from opau_onnx.core.denominators import Form, Mode
 from opau_onnx.core.evaluation import (
     Coefficients,
-    FusedOps,
     Lower,
+    Ops,
     Row,
     denominator_of,
     denominator_rows,
     dot,
-    fused_factors,
     numerator_rows,
     power,
 )
 from opau_onnx.core.spec import Config, derivative_table
 
 
-class GradientOps(FusedOps, Protocol):
+class GradientOps(Ops, Protocol):
     """Operations that the gradients need besides."""
 
     def sign(self, x: Any) -> Any: ...
+    def multiply(self, x: Any, y: Any) -> Any: ...
     def greater(self, x: Any, y: Any) -> Any:
         """1 where x > y, else 0, as a value that can be multiplied."""
 
@@ -53,9 +52,9 @@ class Derivatives:
     denominator: Sequence[Sequence[Any]]
 
 
-def derivatives(config: Config, coefficients: Coefficients, *, fused: bool = False) -> Derivatives:
-    """The derivatives' coefficients, from those of P and of the denominator's sum; all of them of the fused basis if told."""
-    table = _entries(config.basis, config.top, fused)
+def derivatives(config: Config, coefficients: Coefficients) -> Derivatives:
+    """The derivatives' coefficients, from those of P and of the denominator's sum."""
+    table = _entries(config.basis, config.top)
     first = config.denominator_form.first
     top = _combine(table, list(enumerate(coefficients.numerator)))
     indexed = list(enumerate(coefficients.denominator, start=first))
@@ -68,13 +67,10 @@ _Entries = tuple[tuple[tuple[int, float], ...], ...]
 
 
 @lru_cache(maxsize=256)
-def _entries(basis: str, top: int, fused: bool) -> _Entries:
+def _entries(basis: str, top: int) -> _Entries:
     """The non-zero entries (column, value) of each row of the derivative table."""
     table = derivative_table(basis, top)
-    alpha = fused_factors(basis, top) if fused else (Fraction(1),) * (top + 1)
-    return tuple(
-        tuple((i, float(entry * alpha[i] / alpha[j])) for i, entry in enumerate(row) if entry) for j, row in enumerate(table)
-    )
+    return tuple(tuple((i, float(entry)) for i, entry in enumerate(row) if entry) for row in table)
 
 
 def _combine(table: _Entries, indexed: list[tuple[int, Any]]) -> list[Any]:
@@ -117,7 +113,7 @@ def gradient(
 
     Args:
         ops, config, coefficients: as for :func:`opau_onnx.core.evaluation.rational`.
-        rows: the ordinary basis, or the fused one with its coefficients; or the scaled one with its ``lower``.
+        rows: the ordinary basis, or the scaled one with its ``lower``.
         slopes: coefficients of the derivatives; without them the gradient of x is left out.
         g: the gradient that comes in.
     """
@@ -139,6 +135,9 @@ def gradient(
         upper, factors = ([row * inverse for row in some] for some in (upper, factors))
         x_weight, weight = g * inverse, g
         minus_y = dot(ops, negative, upper)
+        # Only now: where these rows are infinite their coefficients are 0.
+        upper = [row * above for row, above in zip(upper, lower.above, strict=False)]
+        factors = [row * power(above, form.mode.power) for row, above in zip(factors, lower.above[form.first :], strict=False)]
     slope = 0.0 if slopes is None else _slope(ops, form, rows, lower, slopes, minus_y, side)
     pull = ops.multiply(weight, minus_y)
     return Gradient(x_weight, slope, weight, upper, pull if side is None else ops.multiply(pull, side), factors)

@@ -23,6 +23,9 @@ class NumpyOps:
         kind = getattr(y, "dtype", None) or x.dtype
         return np.asarray(x, dtype=kind) / np.asarray(y, dtype=kind)
 
+    def where_nonzero(self, test: Any, x: Any, y: Any) -> Any:
+        return np.where(np.asarray(test) != 0, x, y)
+
     def multiply(self, x: Any, y: Any) -> Any:
         return x * y
 
@@ -31,8 +34,6 @@ class NumpyOps:
 
     def weighted_add(self, total: Any, weight: Any, x: Any, y: Any) -> Any:
         return total + weight * x * y
-
-    weighted_sum = weighted_add
 
     def greater(self, x: Any, y: Any) -> Any:
         return np.asarray(x > y, dtype=np.float64)

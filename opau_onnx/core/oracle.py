@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from opau_onnx.core.spec import Config, ordinary_limit
+from opau_onnx.core.spec import Config, common_factor, ordinary_limit
 
 Array = npt.NDArray[np.float64]
 _EMPTY = -(10**6)  # exponent of zero: below every other
@@ -66,8 +66,9 @@ class Evaluation:
             evaluation by the recurrence in precision u, rounded once to the same precision, differs from ``value`` by
             at most ``bound * u`` plus terms of order u**2, plus ``underflow`` subnormal steps.
         underflow: what scaled arithmetic beyond X0 may lose besides, in units of the smallest subnormal number: the weights
-            r**(M - i) may be subnormal themselves, and what they lose is multiplied by their terms. 0 up to X0; it matters only
-            where ``value`` is close to the subnormal numbers.
+            r**(M - i) may be subnormal themselves, and what they lose is multiplied by their terms, in P and in Q. 0 up to X0;
+            it matters only where ``value`` is close to the subnormal numbers or to the largest, or where the coefficients are
+            below :data:`~opau_onnx.core.spec.COEFFICIENT_FLOOR`.
     """
 
     value: Array
@@ -150,7 +151,7 @@ def _evaluate(config: Config, x: Array, c: list[Array], d: list[Array]) -> Evalu
     # Errors of the sums in units of u: each term carries its basis value's error, a product and the sums above it.
     top_error = _sum_error(c, rows, errors, x)
     bound = np.abs(top_error / bottom) + np.abs(value) * (np.where(surely, 0.0, np.abs(bottom_error / bottom)) + 2.0)
-    return Evaluation(value, condition, bound, _underflow(config, x, rows, (c, d), bottom))
+    return Evaluation(value, condition, bound, _underflow(config, x, rows, (c, d), bottom, value))
 
 
 def _sum(values: list[Big], like: Array) -> Big:
@@ -199,18 +200,31 @@ def _basis_errors(config: Config, x: Array, rows: list[Big]) -> list[Big]:
     return errors
 
 
-def _underflow(config: Config, x: Array, rows: list[Big], values: tuple[list[Array], list[Array]], bottom: Big) -> Array:
-    """(1 + sum_i abs(c_i) (abs(f_i) r**i + 1)) / (Q r**M), r = X0 / abs(x): each weight and product errs by up to one step."""
-    limit, one = ordinary_limit(config.top), np.ones_like(x)
+def _underflow(
+    config: Config, x: Array, rows: list[Big], values: tuple[list[Array], list[Array]], bottom: Big, value: Array
+) -> Array:
+    """(n + sum_i abs(c_i) (abs(f_i) r**i + 1) + abs(y) (n + sum_j abs(d_j) (abs(f_j) r**j + 1))) / (F Q r**M), r = X0 / abs(x).
+
+    Each weight and product errs by up to one step, in P and in Q. F is the factor that both are multiplied with, of which half
+    is counted on: implementations may round it to a power of two, or take abs(c_M) + abs(d_M) for the larger.
+    """
+    form, one = config.denominator_form, np.ones_like(x)
+    limit = config.limit
     r = limit / np.maximum(np.abs(x), limit)
-    firsts = (0, config.denominator_form.first)
-    used = np.maximum(*(_leading(config, v, first, one)[1] for v, first in zip(values, firsts, strict=True)))
-    total = power = scale = Big.of(one)
+    firsts = (0, form.first)
+    leads = [_leading(config, v, first, one) for v, first in zip(values, firsts, strict=True)]
+    used = np.maximum(leads[0][1], leads[1][1])
+    table = common_factor(config.basis, config.top, form.mode.power)
+    size = np.maximum(*(np.where(degree == used, np.abs(v) * limit ** np.maximum(used, 0.0), 0.0) for v, degree in leads))
+    factor = np.clip(table.enough / 2 / np.where(used > 0, size, np.inf), 1.0, table.most)
+    sums, power, scale = [Big.of(one * (len(v) + 1)) for v in values], Big.of(one), Big.of(factor)
     for i, row in enumerate(rows):
-        if i < len(values[0]):
-            total = total + abs(Big.of(values[0][i])) * (abs(row) * power + Big.of(one))
+        for part, (coefficients, first) in enumerate(zip(values, firsts, strict=True)):
+            if 0 <= i - first < len(coefficients):
+                sums[part] = sums[part] + abs(Big.of(coefficients[i - first])) * (abs(row) * power + Big.of(one))
         power = power * Big.of(r)
         scale = scale * Big.of(np.where(i < used, r, 1.0))
+    total = sums[0] + Big.of(np.abs(value)) * sums[1]
     return np.asarray(np.where(np.abs(x) > limit, np.abs(total / (bottom * scale)), 0.0))
 
 

@@ -16,11 +16,18 @@ Range policy, kept by every implementation
     * A safe form gives the right, finite value for every finite ``x`` whose value the output's dtype can hold,
       however large ``x`` is. ``plain`` and ``free`` may have poles and ``clamped`` a jump; away from them the same holds
       (``clamped`` beyond X0: only where Q is not clamped).
-    * NaN gives NaN. +inf and -inf give the limit.
+    * NaN gives NaN. +inf and -inf give the limit in every form but ``clamped`` with a clamped Q: the quotient of the leading
+      terms in use, a_p x**p / (b_q x**q), where a and b are c and the weights of d times the basis' leading factors (b_0 and
+      the form's offset together where no other weight is in use). So it is 0 where p < q, a_p / b_q where p = q, and where
+      p > q an infinity with the sign of that quotient, also where Q has a pole further in. A finite x whose value the dtype
+      cannot hold gives an infinity of that value's sign.
     * The argument: P and Q may both be divided by ``s**M`` where ``s = max(1, abs(x) / X0)`` and M is the larger
       degree whose coefficient is not zero. Up to ``X0`` (:func:`ordinary_limit`) nothing is scaled at all; beyond
       it every term stays between underflow that cannot matter and overflow.
-    * It holds for coefficients up to :data:`COEFFICIENT_LIMIT` in magnitude.
+    * It holds for coefficients up to :data:`COEFFICIENT_LIMIT` in magnitude, and where the larger coefficient of degree M is at
+      least :data:`COEFFICIENT_FLOOR` (2**-30 where M is not the larger of the two degrees). The others may be as small as they
+      like, or zero. Below a certain size of it, P and Q are both multiplied by a common factor (:func:`common_factor`),
+      without which s**-M would underflow before the quotient is out of range.
 
 Sharing
     Coefficients of rank 1 are shared by the whole tensor. With ``groups`` G > 1 the channels along ``axis`` fall into
@@ -33,7 +40,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from opau_onnx.core.denominators import FORMS, Form
@@ -56,6 +63,7 @@ the function of scale X + shift.
 OP_TYPES = (OP_TYPE, FIXED_OP_TYPE)
 MAX_DEGREE = 16
 COEFFICIENT_LIMIT = 2.0**24
+COEFFICIENT_FLOOR = 2.0**-100
 
 
 class Step(NamedTuple):
@@ -137,13 +145,20 @@ class Config:
 
     def check_coefficients(self, numerator: tuple[int, ...], denominator: tuple[int, ...]) -> None:
         """Raise SpecError unless the two shapes fit: (n,), or (groups, n) where groups > 1."""
-        for what, shape, size in (
-            ("numerator", numerator, self.numerator_size),
-            ("denominator", denominator, self.denominator_size),
-        ):
-            allowed = [(size,)] + ([(self.groups, size)] if self.groups > 1 else [])
-            if tuple(shape) not in allowed:
-                raise SpecError(f"the {what} has shape {tuple(shape)}; {self} needs {' or '.join(str(a) for a in allowed)}")
+        allowed = self.coefficient_shapes
+        if numerator in allowed[0] and denominator in allowed[1]:
+            return
+        for what, shape, shapes in (("numerator", numerator, allowed[0]), ("denominator", denominator, allowed[1])):
+            if tuple(shape) not in shapes:
+                needed = " or ".join(map(str, shapes))
+                raise SpecError(f"the {what} has shape {tuple(shape)}; {self} needs {needed}")
+
+    @cached_property
+    def coefficient_shapes(self) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+        """Shapes that numerator and denominator may have."""
+        sizes = self.numerator_size, self.denominator_size
+        own = [((size,), (self.groups, size)) if self.groups > 1 else ((size,),) for size in sizes]
+        return own[0], own[1]
 
     def check_input(self, shape: tuple[int, ...]) -> int:
         """Return the channel axis as a non-negative number; raise SpecError where ``shape`` has no such groups."""
@@ -193,6 +208,33 @@ def ordinary_limit(top: int, power: int = 1) -> float:
     the square of terms (``power`` 2), below 2**36.
     """
     return float(2.0 ** ((120 // power - 40) // max(top, 1)))
+
+
+class CommonFactor(NamedTuple):
+    """P and Q are multiplied by min(most, max(1, enough / size)), size = max(abs(c_M), abs(d_M)) sizes[M]."""
+
+    sizes: tuple[float, ...]
+    enough: float
+    most: float
+
+
+@lru_cache(maxsize=256)
+def common_factor(basis: str, top: int, power: int = 1) -> CommonFactor:
+    """The factor that P and Q, divided by s**M, have in common.
+
+    At the limit, f_M is about sizes[M]. Where P or Q, divided by s**M, is at least 4, the other one is no longer a normal
+    number only where the quotient is not one either, in any IEEE format: 4 is enough, and a power of two near it will do.
+    sizes[0] is 0: with M = 0 nothing is scaled.
+    """
+    limit, lead, before, now = ordinary_limit(top, power), 1.0, 0.0, 1.0
+    sizes, largest = [0.0], 1.0
+    for n, step in enumerate(_steps(basis, top), start=1):
+        a, b, c = (abs(float(v)) for v in step)
+        before, now = now, (a * limit + b) * now + c * before  # abs(f_n) is at most this up to the limit
+        lead *= a
+        sizes.append(lead * limit**n)
+        largest = max(largest, now)
+    return CommonFactor(tuple(sizes), 4.0, max(1.0, 2.0**112 / largest))
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ from opau_onnx.deploy.options import Options, check_unbatched
 from opau_onnx.deploy.placing import Library
 from opau_onnx.errors import DeployError, LoadError
 from opau_onnx.protocol.model_config import WarmUp, model_config
-from opau_onnx.serve import warmup
+from opau_onnx.serve import independence, warmup
 from opau_onnx.serve.config import ModelSettings
 from opau_onnx.serve.sessions import CpuRunner, Opened, open_model
 
@@ -42,7 +42,13 @@ def configured(name: str, model: Path, copy: Path, file: OnnxFile, needed: Libra
     if row is None:
         notes.append("no warm-up and no run here: axes other than the first are open; give --input-shape")
     elif opened.sessions:
-        largest, alone = _tried(settings, opened, row, largest, alone, options)
+        _check_run(opened, row, largest)
+    if largest and options.batch_check and (reason := _dependence(opened, row, largest)) is not None:
+        if options.max_batch_size:
+            raise DeployError(
+                f"max_batch_size is {largest}, but {reason}; set it to 0, or leave the check out (--no-batch-check)"
+            )
+        largest, alone = 0, reason
     if alone:
         check_unbatched(options, alone)
         notes.append(f"requests are not batched: {alone}")
@@ -86,30 +92,35 @@ def _opened(settings: ModelSettings, copy: Path, file: OnnxFile, options: Option
             raise LoadError(reason) from None
         # A model for a GPU may hold what onnxruntime's CPU does not run, and there may be no GPU here.
         notes.append(f"not opened here, so its tensors are those that the file names: {reason}")
-        return Opened((), file.inputs, file.outputs, file.symbols, "", file.sha256)
+        return Opened((), file.inputs, file.outputs, file.symbols, "", file.sha256, file.over_rows)
     ran = f"onnxruntime {onnxruntime.__version__} ({opened.provider}; learned activations: {opened.implementation})"
     notes.append(f"opened here with {ran}")
     return opened
 
 
-def _tried(
-    settings: ModelSettings, opened: Opened, row: dict[str, tuple[int, ...]], largest: int, alone: str, options: Options
-) -> tuple[int, str]:
-    """The largest batch, and why there is none, after a run of the model."""
+def _check_run(opened: Opened, row: dict[str, tuple[int, ...]], largest: int) -> None:
+    """Run the model once.
+
+    Raises:
+        LoadError: it cannot be run.
+        DeployError: its outputs have other shapes than the file says.
+    """
     runner = CpuRunner(opened.sessions[0], opened.inputs, opened.outputs)
     try:
         got = runner.run(warmup.sample(opened.inputs, row, 1 if largest else None))
-        reason = warmup.mixed(runner, opened, row, largest) if largest and options.batch_check else None
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise LoadError(f"the model cannot be run on inputs of the shapes {row}: {error}") from None
     for spec in opened.outputs:
         if not spec.fits(got[spec.name].shape):
             raise DeployError(f"output {spec} has the shape {list(got[spec.name].shape)} when it is run")
-    if reason is None:
-        return largest, alone
-    if options.max_batch_size:
-        raise DeployError(f"max_batch_size is {largest}, but {reason}; set it to 0, or leave the check out (--no-batch-check)")
-    return 0, reason
+
+
+def _dependence(opened: Opened, row: dict[str, tuple[int, ...]] | None, largest: int) -> str | None:
+    """Why requests must not share a batch; None where they may."""
+    if opened.over_rows is not None or opened.sessions:
+        runner = CpuRunner(opened.sessions[0], opened.inputs, opened.outputs) if opened.sessions else None
+        return independence.dependence(runner, opened, row, largest)
+    return "the model was not run here, so nothing shows that its rows do not depend on each other"
 
 
 def _warmup(row: dict[str, tuple[int, ...]] | None, largest: int, options: Options) -> list[WarmUp]:

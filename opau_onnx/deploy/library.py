@@ -12,7 +12,7 @@ from typing import Any
 
 from opau_onnx.deploy import elf
 from opau_onnx.errors import LibraryError
-from opau_onnx.runtime.library import build_info, get_library_path
+from opau_onnx.native.library import build_info, get_library_path
 
 
 @dataclass(frozen=True)

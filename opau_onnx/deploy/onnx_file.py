@@ -11,6 +11,7 @@ import onnx
 
 from opau_onnx.errors import DeployError
 from opau_onnx.graph import coverage as models
+from opau_onnx.graph.rows import over_rows
 from opau_onnx.protocol.tensors import DATATYPES, TensorSpec
 
 _BY_ELEMENT = {t.element: t.name for t in DATATYPES.values()}
@@ -28,6 +29,7 @@ class OnnxFile:
         ir_version: of the format.
         contents: what the op library has to cover.
         sha256: of the file.
+        over_rows: why rows of a batch depend on each other, by the graph; None where no node shows it.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -38,6 +40,7 @@ class OnnxFile:
     ir_version: int
     contents: models.Contents
     sha256: str
+    over_rows: str | None
 
 
 def read(path: Path) -> OnnxFile:
@@ -63,7 +66,7 @@ def read(path: Path) -> OnnxFile:
     return OnnxFile(
         tuple(_spec(value, path) for value in inputs), tuple(_spec(value, path) for value in outputs),
         {value.name: _symbol(value) for value in (*inputs, *outputs)}, _external(model, path), max(opsets, default=0),
-        model.ir_version, models.read(model), hashlib.sha256(content).hexdigest(),
+        model.ir_version, models.read(model), hashlib.sha256(content).hexdigest(), over_rows(model),
     )  # fmt: skip
 
 

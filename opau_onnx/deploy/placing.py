@@ -11,7 +11,7 @@ from opau_onnx.deploy.onnx_file import OnnxFile
 from opau_onnx.deploy.options import Options, absolute
 from opau_onnx.errors import DeployError, LibraryError
 from opau_onnx.io.atomic import replacing
-from opau_onnx.runtime.library import get_library_path
+from opau_onnx.native.library import get_library_path
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,8 @@ def _releases() -> str:
     rows = "\n".join(f"| {version} | {', '.join(names)} |" for version, names in by_version.items())
     return (
         f"## onnxruntime in Triton's releases\n\n| onnxruntime | Triton |\n|---|---|\n{rows}\n\n"
+        f"Before onnxruntime {releases.OLDEST} a file with several kinds of activations is computed wrong, without a word:\n"
+        "it ignores the `overload` that tells their function bodies apart.\n\n"
         f"From {releases.SOURCE}. It was read, not tried; an image of your own may carry another onnxruntime."
     )
 

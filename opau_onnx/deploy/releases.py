@@ -24,7 +24,9 @@ GLIBC = "2.39"
 """Of the containers: Ubuntu 24.04 in all releases above."""
 DRIVERS = {"12": "525", "13": "580"}
 """The oldest NVIDIA driver of each major version of CUDA."""
-TRIED = ("1.24", "1.31", "1.32")
+OLDEST = "1.27"
+"""Older ones ignore a function's ``overload``: files with several kinds of activations give wrong numbers, in silence."""
+TRIED = ("1.31", "1.32")
 """Versions of onnxruntime with which this project ran the library, outside of Triton."""
 FILES = (21, 22, 10)
 """onnxruntime 1.21 knows ONNX 1.17, that is opset 22 and IR version 10; newer ones know more."""
@@ -70,10 +72,11 @@ def all_releases() -> list[Release]:
 
 
 def fit(library: Facts | None) -> Fit:
-    """The releases for a library; all of them where there is none, or where it is not recorded what it needs."""
+    """The releases for a library; all from :data:`OLDEST` on where there is none, or where it is not recorded what it needs."""
     known = all_releases()
     api = library.api if library is not None else None
-    fits = [r for r in known if api is None or version_key(r.onnxruntime)[1] >= api]
+    right = [r for r in known if version_key(r.onnxruntime) >= version_key(OLDEST)]
+    fits = [r for r in right if api is None or version_key(r.onnxruntime)[1] >= api]
     cuda = library.cuda if library is not None else None
     same = [r for r in fits if cuda is not None and cuda.partition(".")[0] == cuda_major(r)]
     tried = [r for r in same or fits if r.minor in TRIED]

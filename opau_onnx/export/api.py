@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from opau_onnx._version import __version__
+from opau_onnx.compare.sizes import Limits
 from opau_onnx.compare.validation import Validation, validate
 from opau_onnx.config import ExportConfig, ToleranceConfig
 from opau_onnx.core.reports import plain
@@ -20,15 +21,25 @@ from opau_onnx.export import conversion, program
 from opau_onnx.graph import opsets, save
 from opau_onnx.graph.axes import Axes, default_axes, open_axes
 from opau_onnx.graph.metadata import add_metadata, describe
+from opau_onnx.graph.names import rename
 from opau_onnx.io.atomic import write_json
 from opau_onnx.io.quiet import quiet
 from opau_onnx.io.source import Source, as_source
-from opau_onnx.nn.casting import DTYPES, cast_inputs, cast_model, dtype_name, input_names, model_dtype, tensors_by_name
+from opau_onnx.nn.casting import (
+    DTYPES,
+    cast_inputs,
+    cast_model,
+    dtype_name,
+    input_names,
+    model_dtype,
+    read_dtype,
+    tensors_by_name,
+)
 
 REPORT_SCHEMA = "opau_onnx.export_report/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportResult:
     """Result: the file and its validation.
 
@@ -39,6 +50,8 @@ class ExportResult:
         activations: one record for each activation (:func:`opau_onnx.graph.metadata.describe`).
         validation: None where it was not asked for.
         source: where the model came from; its ``adopted`` says which activations were another library's.
+        guards: what torch.export took for true of the dynamic sizes, such as "(width % 2) == 0": where the file is not equal,
+            these tell at which sizes.
     """
 
     path: Path
@@ -48,6 +61,12 @@ class ExportResult:
     activations: list[dict[str, Any]]
     validation: Validation | None
     source: Source
+    guards: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        verdict = "not validated" if self.validation is None else self.validation.verdict
+        count = len(self.activations)
+        return f"ExportResult({str(self.path)!r}, {verdict}, {self.dtype}, opset {self.opset}, {count} learned activations)"
 
     @property
     def equal(self) -> bool | None:
@@ -66,6 +85,8 @@ class ExportResult:
             "dtype": self.dtype,
             "activations": self.activations,
             "adopted": self.source.adopted,
+            "notes": list(self.source.notes),
+            "guards": list(self.guards),
             "validation": self.validation or {"verdict": "not validated"},
         }
         return dict(plain(content))
@@ -74,7 +95,7 @@ class ExportResult:
 def export_model(
     model: nn.Module | Source | str | Path,
     output: str | Path,
-    inputs: Tensor | Sequence[Tensor] | None = None,
+    inputs: Any = None,
     *,
     settings: ExportConfig | None = None,
     report: str | Path | None = None,
@@ -88,7 +109,8 @@ def export_model(
             libraries that :func:`opau_onnx.nn.adopt` knows are exported as ours; the module itself is left alone. A Keras model
             on its torch backend is one too.
         output: the .onnx file to write.
-        inputs: example inputs for a module; files bring their own.
+        inputs: example inputs for a module, a tensor, positional ones, or a mapping of keyword ones, nested as the module takes
+            them (:func:`opau_onnx.io.calling.arguments`); files bring their own.
         settings: how to export; or give its fields as keyword arguments (``opset=20, dtype="float16"``).
         report: a JSON file to write besides.
         progress: called with a short text before each step.
@@ -112,13 +134,16 @@ def export_model(
     _check_opset(settings.opset)
     dtype, traced, axes = _trace(source, settings, progress)
     kind = dtype_name(dtype)
-    opset = settings.opset or opsets.default(kind)
+    opset = settings.opset or opsets.default("bfloat16" if program.has_dtype(traced, torch.bfloat16) else kind)
     progress("converting to ONNX")
     names = [axes.get(i, {}) for i in range(len(source.inputs))]
-    exported = conversion.build_model(traced, opset, names, program.output_names(traced), tensors_by_name(source.model))
+    outputs = list(source.outputs) if source.outputs else program.output_names(traced)
+    exported = conversion.build_model(traced, opset, names, outputs, tensors_by_name(source.model))
+    rename(exported, settings.input_names, settings.output_names)
     add_metadata(exported, source.kind, source.sha256, kind)
-    path, validation = _write(exported, output, source, axes, dtype, settings, progress)
-    result = ExportResult(path, output, opset, kind, describe(exported), validation, source)
+    limits, guards = program.outer_sizes(traced, axes), program.guards(traced, axes)
+    path, validation = _write(exported, output, source, axes, dtype, settings, limits, progress)
+    result = ExportResult(path, output, opset, kind, describe(exported), validation, source, guards)
     if report is not None:
         write_json(Path(report), result)
     return result
@@ -135,7 +160,7 @@ def _check_writable(path: Path) -> None:
 def validate_model(
     model: nn.Module | Source | str | Path,
     path: str | Path,
-    inputs: Tensor | Sequence[Tensor] | None = None,
+    inputs: Any = None,
     *,
     options: ToleranceConfig | None = None,
 ) -> ExportResult:
@@ -160,9 +185,11 @@ def validate_model(
     return ExportResult(path, path, opset, kind, describe(stored), found, source)
 
 
-def _validate(source: Source, path: Path, axes: Axes, dtype: torch.dtype, options: ToleranceConfig) -> Validation:
+def _validate(
+    source: Source, path: Path, axes: Axes, dtype: torch.dtype, options: ToleranceConfig, limits: Limits | None = None
+) -> Validation:
     """Against our modules, and against those of other libraries that they were made from."""
-    return validate(source.model, path, source.inputs, axes, dtype, options, source.original)
+    return validate(source.model, path, source.inputs, axes, dtype, options, source.original, limits)
 
 
 def _check_opset(opset: int | None) -> None:
@@ -174,9 +201,7 @@ def _trace(
     source: Source, settings: ExportConfig, progress: Callable[[str], None]
 ) -> tuple[torch.dtype, torch.export.ExportedProgram, Axes]:
     own = model_dtype(source.model)
-    if settings.dtype is not None and settings.dtype not in DTYPES:
-        raise ExportError(f"dtype is {settings.dtype!r}; expected one of {', '.join(DTYPES)}")
-    dtype = own if settings.dtype is None else DTYPES[settings.dtype]
+    dtype = own if settings.dtype is None else read_dtype(settings.dtype)
     if source.program is not None:
         if dtype != own or settings.dynamic_axes is not None or settings.static:
             raise ExportError(
@@ -205,6 +230,8 @@ def _axes(source: Source, settings: ExportConfig) -> Axes:
         if not 0 <= position < len(source.inputs):
             raise ExportError(f"dynamic axes name the input {key!r}; the model has {', '.join(names)}")
         rank = source.inputs[position].dim()
+        if not isinstance(wanted, Mapping):  # torch.onnx.export's older form
+            wanted = {axis: "batch" if axis == 0 else f"{names[position]}_{axis}" for axis in wanted}
         for axis in wanted:
             if not 0 <= axis < rank:
                 raise ExportError(f"input {names[position]} has axes 0 to {rank - 1}; {axis} is none of them")
@@ -217,7 +244,7 @@ def _axes(source: Source, settings: ExportConfig) -> Axes:
 
 def _write(
     model: ir.Model, output: Path, source: Source, axes: Axes, dtype: torch.dtype, settings: ExportConfig,
-    progress: Callable[[str], None],
+    limits: Limits, progress: Callable[[str], None],
 ) -> tuple[Path, Validation | None]:  # fmt: skip
     external = settings.external_data
     if external is None:
@@ -230,7 +257,7 @@ def _write(
             save.publish(staged, output)
             return output, None
         progress("comparing with PyTorch")
-        found = _validate(source, staged, axes, dtype, settings.options)
+        found = _validate(source, staged, axes, dtype, settings.options, limits)
         if found.equal:
             save.publish(staged, output)
             return output, found

@@ -14,7 +14,7 @@ from opau_onnx.errors import ExportError
 from opau_onnx.export import coefficients
 from opau_onnx.graph import function
 from opau_onnx.graph.metadata import MODULE
-from opau_onnx.graph.nodes import node_attributes, opau_nodes, overload_name, read_config
+from opau_onnx.graph.nodes import in_double, node_attributes, opau_nodes, overload_name, read_config
 from opau_onnx.io.quiet import quiet
 
 IR_VERSION = 10
@@ -163,12 +163,13 @@ def _rename_values(
 
 def _attach_functions(model: ir.Model, opset: int) -> None:
     model.functions.clear()
+    double = {overload_name(read_config(node)) for node in opau_nodes(model) if in_double(node)}
     for node in opau_nodes(model):
         config = read_config(node)
         node.overload = overload_name(config)
         node.version = None
         if (DOMAIN, OP_TYPE, node.overload) not in model.functions:
-            body = function.build(config, opset)
+            body = function.build(config, opset, double=node.overload in double)
             model.functions[body.identifier()] = body
     if model.functions:
         model.graph.opset_imports[DOMAIN] = OPSET_VERSION

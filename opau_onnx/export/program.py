@@ -47,6 +47,49 @@ def trace(model: nn.Module, inputs: Sequence[Tensor], axes: Axes) -> torch.expor
         raise ExportError(_explain(error, names)) from error
 
 
+def has_dtype(program: torch.export.ExportedProgram, dtype: torch.dtype) -> bool:
+    """True where a value inside is of this dtype, as under autocast in a float32 model."""
+    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]  # autocast has its own
+    values = (node.meta.get("val") for graph in graphs for node in graph.nodes)
+    return any(isinstance(v, Tensor) and v.dtype == dtype for v in values)
+
+
+def outer_sizes(program: torch.export.ExportedProgram, axes: Axes) -> dict[str, list[int]]:
+    """Name of a dynamic axis -> sizes just outside of the range that torch.export found; it always begins at 2."""
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in _user_inputs(program)]
+    found: dict[str, list[int]] = {}
+    for i, node in enumerate(nodes):
+        for axis, name in axes.get(i, {}).items():
+            size = node.meta["val"].shape[axis]
+            known = None if isinstance(size, int) else program.range_constraints.get(size.node.expr)
+            if known is None:
+                continue
+            ends = [int(known.lower) - 1] if known.lower > 2 else []
+            ends += [int(known.upper) + 1] if known.upper < 2**31 else []
+            found.setdefault(name, []).extend(ends)
+    return found
+
+
+def _user_inputs(program: torch.export.ExportedProgram) -> set[str]:
+    return {str(name) for name in program.graph_signature.user_inputs}
+
+
+def guards(program: torch.export.ExportedProgram, axes: Axes) -> list[str]:
+    """What torch.export took for true of the sizes when it followed the model's branches, with the axes' names.
+
+    Of a private attribute, for messages only: where PyTorch has none there are none.
+    """
+    names = program.graph_signature.user_inputs
+    found = []
+    for text in getattr(program, "_guards_code", None) or ():
+        for i, name in enumerate(names):
+            for axis, said in axes.get(i, {}).items():
+                text = text.replace(f"L['{name}'].size()[{axis}]", said)
+        if "L[" not in text and not text.rstrip(")").endswith(("!= 1", "!= 0")):  # these are of every program
+            found.append(text)
+    return found
+
+
 def _check_sizes(inputs: Sequence[Tensor], axes: Axes) -> None:
     sizes: dict[str, tuple[int, int, int]] = {}
     for i, wanted in axes.items():

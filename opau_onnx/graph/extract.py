@@ -10,7 +10,7 @@ import onnx_ir as ir
 from opau_onnx.core.spec import DOMAIN, OP_TYPE
 from opau_onnx.errors import ValidationError
 from opau_onnx.graph import function
-from opau_onnx.graph.nodes import read_config
+from opau_onnx.graph.nodes import in_double, read_config
 
 
 def extract(
@@ -107,7 +107,7 @@ def _functions(model: ir.Model, nodes: Sequence[ir.Node]) -> list[ir.Function]:
             continue
         body = model.functions.get(key)
         if body is None and (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
-            body = function.build(read_config(node), model.graph.opset_imports.get("", 0))
+            body = function.build(read_config(node), model.graph.opset_imports.get("", 0), double=in_double(node))
             body.overload = node.overload
         if body is not None:
             found[key] = body

@@ -55,7 +55,7 @@ class ActivationLocation:
 
 def find_activations(model: ir.Model) -> list[ActivationLocation]:
     """The activations in the order of the graph; those in branches and loops come last, without values."""
-    records = {str(r.get("node")): r for r in _records(model)}
+    records = {str(r.get("node")): r for r in collapse_records(model)}
     found: list[ActivationLocation] = []
     groups: dict[str, list[ir.Node]] = {}
     for node in model.graph:
@@ -81,7 +81,8 @@ def collapsed_form(model: ir.Model) -> str | None:
     return str(content.get("form")) if isinstance(content, dict) else None
 
 
-def _records(model: ir.Model) -> list[dict[str, Any]]:
+def collapse_records(model: ir.Model) -> list[dict[str, Any]]:
+    """What opau-collapse recorded of each activation; [] for a file that it did not make."""
     content = _json(model.metadata_props.get(METADATA, ""))
     found = content.get("activations") if isinstance(content, dict) else None
     return [r for r in found if isinstance(r, dict)] if isinstance(found, list) else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -14,6 +15,8 @@ from opau_onnx._version import __version__
 from opau_onnx.graph.nodes import node_attributes, opau_nodes, read_config
 
 METADATA = "opau.collapse"
+RECORD = "opau.file."
+"""Begins the key of the record of an exported file."""
 MODULE = "opau.module"
 """Key of a node's metadata: the qualified name of the torch module that it comes from."""
 
@@ -36,14 +39,22 @@ def describe(model: ir.Model) -> list[dict[str, Any]]:
 
 
 def add_metadata(model: ir.Model, source_kind: str, source_sha256: str | None, dtype: str) -> None:
-    """Say in the file what it is and what made it; nothing of the machine."""
+    """Say in the file what it is and what made it; nothing of the machine.
+
+    What differs between files stands under a key of its own for each, :data:`RECORD` and a digest: onnx.compose refuses to
+    merge models with different values for one key.
+    """
+    record = {
+        "activations": describe(model),
+        "source": source_kind,
+        "source_sha256": source_sha256 or "none (a module in memory)",
+    }
+    text = json.dumps(record, sort_keys=True)
     model.producer_name, model.producer_version = "opau_onnx", __version__
     model.metadata_props.update(
         {
-            "opau.activations": json.dumps(describe(model), sort_keys=True),
+            RECORD + hashlib.sha256(text.encode()).hexdigest()[:12]: text,
             "opau.dtype": dtype,
-            "opau.source": source_kind,
-            "opau.source.sha256": source_sha256 or "none (a module in memory)",
             "opau.versions": json.dumps(
                 {
                     "onnx": onnx.__version__,

@@ -17,9 +17,13 @@ ATTRIBUTES = ("basis", "form", "degrees", "groups", "axis")
 
 
 def overload_name(config: Config) -> str:
-    """The name that tells the body of ``config`` from the others, e.g. "hermite_e-abs_terms-5-4"."""
-    name = f"{config.basis}-{config.form}-{config.degrees[0]}-{config.degrees[1]}"
-    return name if config.groups == 1 else f"{name}-groups{config.groups}-axis{config.axis}"
+    """The name that tells the body of ``config`` from the others, e.g. "hermite_e_abs_terms_5_4".
+
+    An identifier: onnx.parser reads no others.
+    """
+    name = f"{config.basis}_{config.form}_{config.degrees[0]}_{config.degrees[1]}"
+    axis = f"{config.axis}" if config.axis >= 0 else f"last{-config.axis}"
+    return name if config.groups == 1 else f"{name}_groups{config.groups}_axis{axis}"
 
 
 def node_attributes(config: Config) -> dict[str, Any]:
@@ -75,6 +79,15 @@ def read_coefficients(node: ir.Node) -> tuple[npt.NDArray[Any], npt.NDArray[Any]
         return attribute_tensor(node, "numerator"), attribute_tensor(node, "denominator")
     numerator, denominator = (constant(value) for value in node.inputs[1:3])
     return None if numerator is None or denominator is None else (numerator, denominator)
+
+
+def in_double(node: ir.Node) -> bool:
+    """True where the coefficients of a learned activation are float64."""
+    value = node.inputs[1] if len(node.inputs) > 1 else None
+    if value is None:
+        return False
+    tensor = ir.convenience.get_const_tensor(value)
+    return bool((value.dtype if tensor is None else tensor.dtype) == ir.DataType.DOUBLE)
 
 
 def opau_nodes(model: ir.Model, op_types: Sequence[str] = (OP_TYPE,)) -> list[ir.Node]:

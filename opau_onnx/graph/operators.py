@@ -29,6 +29,9 @@ class Operators(ABC):
     def divide(self, x: Any, y: Any) -> Value:
         return self.call("Div", x, y)
 
+    def where_nonzero(self, test: Any, x: Any, y: Any) -> Value:
+        return self.call("Where", self.call("Cast", test, to=int(ir.DataType.BOOL)), x, y)
+
     def multiply_add(self, total: Any, x: Any, y: Any) -> Any:
         return total + x * y
 

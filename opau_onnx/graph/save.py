@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from opau_onnx.errors import ExportError, ValidationError
+from opau_onnx.graph.names import make_unique
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Files with more bytes of weights than this need external data: protobuf ends at 2 GiB."""
@@ -25,13 +26,21 @@ def weight_bytes(model: ir.Model) -> int:
 def save(model: ir.Model, path: Path, *, external: bool) -> None:
     """Write ``path`` and, with ``external``, ``path`` + ".data" beside it; then run onnx's checker on the file.
 
+    Values that share a name get names of their own first (:mod:`opau_onnx.graph.names`).
+
     Raises:
         ExportError: the checker or the full shape inference refuses the model.
     """
-    if external:
-        ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=1024)
-    else:
-        path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    make_unique(model)
+    try:
+        if external:
+            ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=1024)
+        else:
+            path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    except OSError:
+        raise
+    except Exception as error:  # onnx-ir's own types
+        raise ExportError(f"the model cannot be written: {_causes(error)}") from None
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
@@ -39,6 +48,16 @@ def save(model: ir.Model, path: Path, *, external: bool) -> None:
         if "bfloat16" in str(error):
             hint = " (older opsets know bfloat16 for few operators; try --opset 22 or newer)"
         raise ExportError(f"the exported model does not pass onnx's checker{hint}: {error}") from error
+
+
+def _causes(error: BaseException) -> str:
+    """An error and those behind it: onnx-ir's first one only names the model."""
+    found = []
+    inner: BaseException | None = error
+    while inner is not None:
+        found.append(f"{type(inner).__name__}: {str(inner).splitlines()[0][:200] if str(inner) else ''}")
+        inner = inner.__cause__
+    return "; ".join(dict.fromkeys((found[0], found[-1])))
 
 
 @contextmanager
@@ -94,5 +113,5 @@ def serialized(model: ir.Model) -> bytes:
             value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype, name=value.name)
     try:
         return bytes(ir.to_proto(model).SerializeToString())
-    except Exception as error:  # protobuf's own types
-        raise ValidationError(f"the model is too large to look inside: {error}") from None
+    except Exception as error:  # protobuf's and onnx-ir's own types
+        raise ValidationError(f"the model is too large to look inside, or cannot be written: {_causes(error)}") from None

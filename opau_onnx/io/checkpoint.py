@@ -14,6 +14,7 @@ code in it can run:
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from opau_onnx.errors import LoadError
 from opau_onnx.io.atomic import replacing
+from opau_onnx.nn import OrthogonalPade, loading
 
 FORMAT = "opau_onnx.checkpoint/1"
 
@@ -55,8 +57,10 @@ def save_checkpoint(
         torch.save(content, stream)
 
 
-def _plain(value: Tensor) -> Tensor:
-    """A copy, since torch.save writes the whole storage that a view looks at."""
+def _plain(value: Any) -> Any:
+    """A copy, since torch.save writes the whole storage that a view looks at; extra states may be other than tensors."""
+    if not isinstance(value, Tensor):
+        return value
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
@@ -89,13 +93,33 @@ def build(content: dict[str, Any], path: Path) -> tuple[nn.Module, Tensor]:
     return model.eval(), example
 
 
-def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def load_weights(model: nn.Module, state: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """``load_state_dict(strict=True)``, taking the dtype of floating weights from the file.
 
+    Returns:
+        What had to be assumed, since the state does not say which functions its coefficients belong to.
+
     Raises:
-        LoadError: names or shapes that differ, in one message.
+        LoadError: names or shapes that differ, or coefficients of another function, in one message.
     """
+    assumed = _undeclared(model, state)
     try:
-        model.load_state_dict(state, strict=True, assign=True)
+        model.load_state_dict({**state, **assumed}, strict=True, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise LoadError(f"the weights in {path} do not fit {type(model).__name__}: {error}") from None
+    if not assumed:
+        return ()
+    configs = dict.fromkeys(str(loading.read(v)) for v in assumed.values())
+    return (f"{path.name}: {loading.ASSUMED}: {'; '.join(configs)}",)
+
+
+def _undeclared(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The extra states of the activations whose coefficients a state_dict holds without saying their function."""
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{name}." if name else ""
+        if not isinstance(module, OrthogonalPade) or prefix + loading.EXTRA_STATE in state:
+            continue
+        if loading.has_coefficients(state, prefix):
+            found[prefix + loading.EXTRA_STATE] = module.get_extra_state()
+    return found

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx.errors import ExportError, LoadError, ReplacementError
-from opau_onnx.io import checkpoint, pt2_scan, torch_files
+from opau_onnx.io import calling, checkpoint, pt2_scan, states, torch_files
 from opau_onnx.nn.adopting import Adopted, adopted_copy
 from opau_onnx.nn.casting import input_names
+from opau_onnx.nn.transformers import shadowed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Source:
     """A model to export.
 
@@ -32,6 +33,8 @@ class Source:
         sha256: of the file's bytes; None for a module in memory.
         original: the model as it came, where it holds activations of other libraries: in ``model`` they are ours.
         adopted, left: what :func:`opau_onnx.nn.adopt` made of them.
+        notes: what was chosen, assumed or left out, for people.
+        outputs: names of the outputs; None where the model's result names them, or nothing does.
     """
 
     model: nn.Module
@@ -43,20 +46,39 @@ class Source:
     original: nn.Module | None = None
     adopted: tuple[Adopted, ...] = ()
     left: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    outputs: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}" for x in self.inputs)
+        return f"Source({self.name!r}, {self.kind}, {type(self.model).__name__}, inputs: {shapes})"
 
 
 Shapes = Sequence[tuple[int, ...]] | Mapping[str, tuple[int, ...]]
 
 
-def load(path: Path, *, factory: str | None = None, input_shapes: Shapes | None = None, allow_pickle: bool = False) -> Source:
+def load(
+    path: Path,
+    *,
+    factory: str | None = None,
+    input_shapes: Shapes | None = None,
+    allow_pickle: bool = False,
+    key: str | None = None,
+    strip_prefix: str | None = None,
+    inputs: Path | Any = None,
+) -> Source:
     """Read a model file; code in it never runs unless ``allow_pickle`` is given.
 
     Args:
         path: a checkpoint of this package, a state_dict (.pt, .pth, .safetensors), an exported program (.pt2), or, with
             ``allow_pickle``, a whole pickled module.
         factory: "package.module:callable", which builds the module that a state_dict fits.
-        input_shapes: shapes of float32 example inputs, in the order of the model's arguments or by their names.
-        allow_pickle: trust the file.
+        input_shapes: shapes of example inputs, in the order of the model's arguments or by their names; float32, or what an
+            attribute ``dtype`` of a shape names.
+        inputs: the example inputs themselves, as :func:`opau_onnx.io.calling.arguments` takes them, or a .npz file of them.
+        allow_pickle: trust the file; the classes that it names are looked for in the working folder too.
+        key, strip_prefix: which of several state_dicts in the file, and what the names of its weights begin with besides;
+            found where they are not given (:mod:`opau_onnx.io.states`), and told in ``notes``.
 
     Raises:
         LoadError: what was wrong with the file or the arguments.
@@ -66,31 +88,50 @@ def load(path: Path, *, factory: str | None = None, input_shapes: Shapes | None 
     if kind == "torchscript":
         raise LoadError(f"{path} is a TorchScript archive; save the state_dict or a .pt2 of the original module instead")
     if kind == "pt2":
-        return _program(path, factory, input_shapes, allow_pickle)
+        _unused(path, "exported program", factory=factory, shapes=input_shapes, key=key, prefix=strip_prefix, inputs=inputs)
+        return _program(path, allow_pickle)
     content = _tensors(path) if kind == "safetensors" else _content(path, allow_pickle)
     if checkpoint.is_checkpoint(content):
-        _unused(path, "checkpoint", factory=factory)
+        _unused(path, "checkpoint", factory=factory, key=key, prefix=strip_prefix)
         model, example = checkpoint.build(content, path)
-        return _source(path, "checkpoint", model, _examples(model, input_shapes) or (example,))
+        given = inputs if inputs is not None else _examples(model, input_shapes) or (example,)
+        return _source(path, "checkpoint", model, given)
     if isinstance(content, nn.Module):
-        _unused(path, "pickled module", factory=factory)
-        return _source(path, "pickled module", content.cpu().eval(), _needed(path, content, input_shapes))
-    state = _state_dict(path, content)
-    model = _build(path, factory)
-    checkpoint.load_weights(model, state, path)
-    return _source(path, "state_dict", model.cpu().eval(), _needed(path, model, input_shapes))
+        _unused(path, "pickled module", factory=factory, key=key, prefix=strip_prefix)
+        content = _unwrapped(content)
+        return _source(path, "pickled module", content.cpu().eval(), _needed(path, content, input_shapes, inputs))
+    if not states.candidates(content):
+        states.choose(content, nn.Identity(), path)  # raises, before a factory is asked for
+    model = _unwrapped(_build(path, factory))
+    chosen = states.choose(content, model, path, key, strip_prefix)
+    assumed = checkpoint.load_weights(model, chosen.state, path)
+    source = _source(path, "state_dict", model.cpu().eval(), _needed(path, model, input_shapes, inputs))
+    return replace(source, notes=chosen.notes + assumed)
 
 
-def _source(path: Path, kind: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Source:
-    return adopting(Source(model, inputs, None, kind, path.name, sha256(path)))
+def _source(path: Path, kind: str, model: nn.Module, inputs: Any) -> Source:
+    given = calling.arguments(model, calling.read_inputs(inputs) if isinstance(inputs, (str, Path)) else inputs)
+    return adopting(Source(model, given.tensors, None, kind, path.name, sha256(path)), given)
 
 
-def adopting(source: Source) -> Source:
-    """The same with activations of other libraries replaced by ours, in a copy of the model.
+def adopting(source: Source, given: calling.Arguments | None = None) -> Source:
+    """The same as a function of tensors, with activations of other libraries replaced by ours, in a copy of the model.
+
+    Args:
+        source: what was read.
+        given: how its model is called; None for the tensors in ``source.inputs`` in order.
 
     Raises:
-        LoadError: one of them cannot be represented.
+        LoadError: one of them cannot be represented, or a weight is NaN or infinite.
     """
+    _check_finite(source)
+    model, inputs, outputs, notes = calling.called(source.model, given or calling.arguments(source.model, source.inputs))
+    source = replace(source, model=model, inputs=inputs, outputs=outputs, notes=source.notes + notes)
+    for name in shadowed(source.model):
+        raise LoadError(
+            f"{source.name}: {name or 'the model'}: PyTorch's copy of a TransformerDecoderLayer has set ReLU over its learned "
+            "activation, which is not used then; call opau_onnx.nn.replace_activations after the layer was copied"
+        )
     try:
         done = adopted_copy(source.model)
     except ReplacementError as error:
@@ -98,6 +139,18 @@ def adopting(source: Source) -> Source:
     if not done.modules:
         return replace(source, left=done.left)
     return replace(source, model=done.model, original=source.model, adopted=done.modules, left=done.left)
+
+
+def _check_finite(source: Source) -> None:
+    """Infinite buffers are let through: masks hold them."""
+    parameters, buffers = source.model.named_parameters(), source.model.named_buffers()
+    bad = [name for name, p in parameters if p.is_floating_point() and not torch.isfinite(p).all()]
+    bad += [name for name, b in buffers if b.is_floating_point() and torch.isnan(b).any()]
+    if bad:
+        raise LoadError(
+            f"{source.name}: {', '.join(bad[:4])}{' ..' if len(bad) > 4 else ''} hold{'s' if len(bad) == 1 else ''} NaN or "
+            "infinity; a file of it could not be told from any other. Look at the training run"
+        )
 
 
 def sha256(path: Path) -> str:
@@ -109,6 +162,7 @@ def sha256(path: Path) -> str:
 def _content(path: Path, allow_pickle: bool) -> Any:
     if not allow_pickle:
         return torch_files.load_plain(path)
+    _working_folder()
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # anything may happen: the file's own code runs
@@ -126,17 +180,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise LoadError(f"{path} is not a safetensors file: {error}") from None
 
 
-def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]  # the habit of many training scripts
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise LoadError(
-            f"{path} holds {type(content).__name__}, expected a checkpoint of this package, a state_dict (names to "
-            "tensors) or, with --allow-pickle, a module"
-        )
-    return content
-
-
 def _build(path: Path, factory: str | None) -> nn.Module:
     if factory is None:
         raise LoadError(
@@ -146,26 +189,30 @@ def _build(path: Path, factory: str | None) -> nn.Module:
     module_name, _, attribute = factory.partition(":")
     if not module_name or not attribute:
         raise LoadError(f"--model is {factory!r}; expected package.module:factory")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _working_folder()
     try:
         target: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             target = getattr(target, part)
-    except (ImportError, AttributeError) as error:
-        raise LoadError(f"--model {factory} cannot be imported: {error}") from None
+    except (Exception, SystemExit) as error:  # the user's own code
+        raise LoadError(f"--model {factory} cannot be imported: {type(error).__name__}: {error}") from error
     try:
         model = target()
-    except Exception as error:  # the user's own code
+    except (Exception, SystemExit) as error:  # the user's own code
         raise LoadError(f"--model {factory} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise LoadError(f"--model {factory} returned {type(model).__name__}, expected a torch.nn.Module")
     return model
 
 
-def _program(path: Path, factory: str | None, shapes: Shapes | None, allow_pickle: bool) -> Source:
-    _unused(path, "exported program", factory=factory, shapes=shapes)
+def _working_folder() -> None:
+    """Let Python find modules in the working folder, as ``python -m`` does."""
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _program(path: Path, allow_pickle: bool) -> Source:
     import opau_onnx.nn  # noqa: F401  (the program may hold our operator)
 
     try:
@@ -183,19 +230,32 @@ def _program(path: Path, factory: str | None, shapes: Shapes | None, allow_pickl
     inputs = tuple(arguments)
     if keywords or not inputs or not all(isinstance(v, Tensor) for v in inputs):
         raise LoadError(f"{path} was exported with example inputs that are not plain positional tensors; export it so")
-    return Source(model, inputs, program, "exported program", path.name, sha256(path))
+    source = Source(model, inputs, program, "exported program", path.name, sha256(path))
+    _check_finite(source)
+    return source
 
 
-def _unused(path: Path, kind: str, factory: str | None = None, shapes: Shapes | None = None) -> None:
-    for option, value in (("--model", factory), ("--input-shape", shapes)):
-        if value:
+def _unused(
+    path: Path, kind: str, factory: str | None = None, shapes: Shapes | None = None, key: str | None = None,
+    prefix: str | None = None, inputs: Any = None,
+) -> None:  # fmt: skip
+    options = {"--model": factory, "--input-shape": shapes, "--key": key, "--strip-prefix": prefix, "--inputs": inputs}
+    for option, value in options.items():
+        if value is not None and value != () and value != {}:
             raise LoadError(f"{path} is a {kind}, which needs no {option}; leave it out")
 
 
-def _needed(path: Path, model: nn.Module, shapes: Shapes | None) -> tuple[Tensor, ...]:
+def _needed(path: Path, model: nn.Module, shapes: Shapes | None, inputs: Any) -> Any:
+    if inputs is not None:
+        if shapes:
+            raise LoadError("--inputs and --input-shape exclude each other; the file says the shapes")
+        return inputs
     examples = _examples(model, shapes)
     if examples is None:
-        raise LoadError(f"{path} holds no example input; pass --input-shape, e.g. --input-shape 1,3,224,224, once per input")
+        raise LoadError(
+            f"{path} holds no example input; pass --input-shape, e.g. --input-shape 1,3,224,224 or ids:int64:1,128, once per "
+            "input, or --inputs FILE.npz"
+        )
     return examples
 
 
@@ -209,31 +269,65 @@ def _examples(model: nn.Module, shapes: Shapes | None) -> tuple[Tensor, ...] | N
             raise LoadError(f"--input-shape names {unknown[0]!r}; the model takes {', '.join(names)}")
         shapes = [shapes[name] for name in names]
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    return tuple(_example(shape, generator) for shape in shapes)
 
 
-def as_source(model: Any, inputs: Tensor | Sequence[Tensor] | None) -> Source:
+def _example(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Normal numbers; whole ones are 0 and 1, which any table of tokens has."""
+    dtype: torch.dtype = getattr(torch, getattr(shape, "dtype", "float32"))
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+
+def as_source(model: Any, inputs: Any = None) -> Source:
     """A module with its example inputs, or a file, as a source.
+
+    Args:
+        model: a module, a path, a source or a Keras model.
+        inputs: of a module, as :func:`opau_onnx.io.calling.arguments` takes them.
 
     Raises:
         LoadError, ExportError: the file cannot be read, or the module comes without inputs or in training mode.
     """
     if isinstance(model, (str, Path)):
         model = load(Path(model))
-    examples = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
     if isinstance(model, Source):
         return model
     if _is_keras(model):
         from opau_onnx.keras import to_torch_model
 
         model = to_torch_model(model)
+    model = _unwrapped(model)
     if not isinstance(model, nn.Module):
         raise ExportError(f"cannot export {type(model).__name__}; expected a torch.nn.Module or a path")
-    if not examples or not all(isinstance(x, Tensor) for x in examples):
-        raise ExportError("a module needs example inputs, tensors: export_model(module, path, inputs)")
+    given = calling.arguments(model, inputs)
     if model.training:
         raise ExportError("the module is in training mode; call model.eval() first")
-    return adopting(Source(model, examples, None, "module", type(model).__name__, None))
+    if training := [name for name, module in model.named_modules() if module.training]:
+        raise ExportError(
+            f"{len(training)} modules inside are in training mode ({', '.join(training[:4])}), and a file holds what eval() "
+            "computes; call model.eval() on the whole model"
+        )
+    return adopting(Source(model, given.tensors, None, "module", type(model).__name__, None), given)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The module inside torch.compile's, DataParallel's, DistributedDataParallel's and AveragedModel's.
+
+    Raises:
+        ExportError: a TorchScript module, which holds no activation that could be exported.
+    """
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+    while True:
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ExportError("cannot export a TorchScript module; give the torch.nn.Module that it was made from")
+        if isinstance(model, torch._dynamo.OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, wrappers):
+            model = model.module
+        else:
+            return model
 
 
 def _is_keras(model: Any) -> bool:

@@ -46,8 +46,7 @@ def forward(config: Config, x: Any, c: Any, d: Any) -> Any:
     """y, of x's shape and dtype."""
     values = _coefficients(config, x.shape, c, d)
     wide = ops.cast(x, c.dtype)
-    rows = evaluation.scaled_basis(_OPS, config, wide, values.beyond) if config.top else evaluation.constant_rows(_OPS, wide)
-    return ops.cast(evaluation.rational(_OPS, config, rows, values), x.dtype)
+    return ops.cast(evaluation.value(_OPS, config, wide, values), x.dtype)
 
 
 def backward(config: Config, x: Any, c: Any, d: Any, g: Any) -> tuple[Any, Any, Any]:
@@ -63,14 +62,18 @@ def backward(config: Config, x: Any, c: Any, d: Any, g: Any) -> tuple[Any, Any, 
     dc = _sums(config, [part.weight * row for row in part.rows[: config.numerator_size]], c)
     dd = _sums(config, [part.denominator_weight * row for row in part.denominator_rows], d)
     slope = config.denominator_form.mode.weight_slope(_OPS, d)
-    return dx, dc, dd if slope is None else dd * slope
+    if slope is not None:  # dd is by the weights, and may be infinite where a weight of 0 stands above all others
+        dd = ops.where(slope == 0, ops.zeros_like(dd), dd * slope)
+    return dx, dc, dd
 
 
 def _coefficients(config: Config, shape: Any, c: Any, d: Any) -> Coefficients:
     """The coefficients as values that broadcast against x."""
     weights = config.denominator_form.mode.weight(_OPS, d)
     numerator, denominator = _columns(config, shape, c), _columns(config, shape, weights)
-    return Coefficients(numerator, denominator, _beyond(config, numerator, denominator))
+    sizes = _sizes(config, numerator, denominator)
+    beyond = _beyond(sizes)
+    return Coefficients(numerator, denominator, beyond, _factor(config, sizes, beyond))
 
 
 def _columns(config: Config, shape: Any, values: Any) -> list[Any]:
@@ -82,16 +85,33 @@ def _columns(config: Config, shape: Any, values: Any) -> list[Any]:
     return [ops.reshape(ops.repeat(values[:, i], each), (shape[axis], *trailing)) for i in range(values.shape[1])]
 
 
-def _beyond(config: Config, c: list[Any], d: list[Any]) -> list[Any]:
+def _sizes(config: Config, c: list[Any], d: list[Any]) -> list[Any]:
+    """For i = 1 .. m, how large the coefficients of this degree are together."""
+    both = ((c, 0), (d, config.denominator_form.first))
+    parts = ([ops.abs(v[i - start]) for v, start in both if 0 <= i - start < len(v)] for i in range(1, config.top + 1))
+    return [sum(part[1:], part[0]) for part in parts]
+
+
+def _beyond(sizes: list[Any]) -> list[Any]:
     """For i = 1 .. m, 1 where every coefficient of degree i and above is zero, else 0."""
-    first = config.denominator_form.first
     total: Any = 0.0
     found = []
-    for i in range(config.top, 0, -1):
-        present = [ops.abs(v[i - start]) for v, start in ((c, 0), (d, first)) if 0 <= i - start < len(v)]
-        total = sum(present, total)
-        found.append(ops.cast(total == 0.0, present[0].dtype))
+    for size in reversed(sizes):
+        total = size + total
+        found.append(ops.cast(total == 0.0, size.dtype))
     return found[::-1]
+
+
+def _factor(config: Config, sizes: list[Any], beyond: list[Any]) -> Any:
+    """As :func:`opau_onnx.core.spec.common_factor` says."""
+    if config.top == 0:
+        return None
+    table = evaluation.factor_table(config)
+    leading: Any = 0.0
+    for i, size in enumerate(sizes):
+        above: Any = beyond[i + 1] if i + 1 < len(sizes) else 1.0
+        leading = leading + size * (above - beyond[i]) * table.sizes[i + 1]
+    return ops.clip(table.enough / ops.stop_gradient(leading), 1.0, table.most)
 
 
 def _sums(config: Config, products: list[Any], like: Any) -> Any:

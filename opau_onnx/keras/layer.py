@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -10,11 +11,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from opau_onnx.core import state
 from opau_onnx.core.fitting import fit
 from opau_onnx.core.spec import Config
 from opau_onnx.core.targets import TARGETS
 from opau_onnx.errors import SpecError
 
+_CONFIGURATION = "configuration"
+"""Its name beside the weights, which Keras numbers."""
 BRIDGED: ContextVar[dict[int, Any] | None] = ContextVar("BRIDGED", default=None)
 """Layer's id -> the torch module that stands for it, while :mod:`opau_onnx.keras.bridge` runs a model."""
 
@@ -111,6 +115,28 @@ class OrthogonalPade(keras.layers.Layer):  # type: ignore[misc]
     def compute_output_shape(self, input_shape: Any) -> Any:
         """That of the input."""
         return input_shape
+
+    def save_own_variables(self, store: Any) -> None:
+        """The coefficients, and the configuration that they belong to."""
+        super().save_own_variables(store)
+        store[_CONFIGURATION] = state.pack(self.config)
+
+    def load_own_variables(self, store: Any) -> None:
+        """The inverse; weights that say no configuration load with a warning.
+
+        Raises:
+            SpecError: the coefficients belong to another function.
+        """
+        names = list(store.keys())
+        if _CONFIGURATION in names:
+            state.check(self.config, np.asarray(store[_CONFIGURATION]))
+        elif names:
+            warnings.warn(
+                f"{self.name}: the weights do not say which function they belong to; assumed is what the layer computes: "
+                f"{self.config}",
+                stacklevel=2,
+            )
+        super().load_own_variables({name: store[name] for name in names if name != _CONFIGURATION})
 
     def get_config(self) -> dict[str, Any]:
         """The arguments; a callable ``init`` becomes None, since the saved weights say more."""

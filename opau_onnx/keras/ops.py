@@ -28,14 +28,14 @@ class KerasOps:
     def divide(self, x: Any, y: Any) -> Any:
         return x / y
 
+    def where_nonzero(self, test: Any, x: Any, y: Any) -> Any:
+        return ops.where(test != 0, x, y)
+
     def multiply(self, x: Any, y: Any) -> Any:
         return x * y
 
     def multiply_add(self, total: Any, x: Any, y: Any) -> Any:
         return x * y + total
-
-    def weighted_sum(self, total: Any, weight: float, x: Any, y: Any) -> Any:
-        return total + weight * x * y
 
     def weighted_add(self, total: Any, weight: Any, x: Any, y: Any) -> Any:
         return total + weight * x * y

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from torch import nn
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import ReplacementError, SpecError
 from opau_onnx.nn import peers
+from opau_onnx.nn.copying import copy_module
 from opau_onnx.nn.modules import OrthogonalPade
 from opau_onnx.nn.peers import Peer, Reading
 from opau_onnx.nn.probing import Found, probe
@@ -97,7 +97,7 @@ def adopted_copy(model: nn.Module) -> Adoption:
     places, left = _places(model)
     if not places:
         return Adoption(model, (), left)
-    clone = copy.deepcopy(model)
+    clone = copy_module(model)
     return _replace(clone, [replace(p, module=clone.get_submodule(p.name)) for p in places], left)
 
 

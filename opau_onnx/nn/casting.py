@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from opau_onnx.errors import ExportError
 from opau_onnx.nn import OrthogonalPade
+from opau_onnx.nn.copying import copy_module
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -16,6 +18,25 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
 }
+
+
+_SHORT = {
+    "fp32": "float32", "f32": "float32", "float": "float32", "single": "float32", "fp16": "float16", "f16": "float16",
+    "half": "float16", "bf16": "bfloat16", "fp64": "float64", "f64": "float64", "double": "float64",
+}  # fmt: skip
+
+
+def read_dtype(name: Any) -> torch.dtype:
+    """The dtype of a name, also a short one ("fp16", "half"), or of a torch.dtype.
+
+    Raises:
+        ExportError: it is none of these.
+    """
+    text = str(name).removeprefix("torch.").lower()
+    found = DTYPES.get(_SHORT.get(text, text))
+    if found is None:
+        raise ExportError(f"dtype is {name!r}; expected one of {', '.join(DTYPES)}")
+    return found
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -37,7 +58,7 @@ def model_dtype(model: nn.Module) -> torch.dtype:
 
 def cast_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy in ``dtype``, whose activations keep coefficients of float32, or float64 where ``dtype`` is float64."""
-    clone = copy.deepcopy(model)
+    clone = copy_module(model)
     ours = [m for m in clone.modules() if isinstance(m, OrthogonalPade)]
     kept = [(p, p.detach().clone()) for m in ours for p in (m.numerator, m.denominator)]
     clone.to(dtype)

@@ -8,9 +8,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from opau_onnx.core import state
 from opau_onnx.core.fitting import Fit, fit
 from opau_onnx.core.spec import PAU_FORMS, Config
 from opau_onnx.errors import SpecError
+from opau_onnx.nn import loading
+from opau_onnx.nn.loading import like
 from opau_onnx.nn.ops import orthogonal_pade
 
 
@@ -27,6 +30,7 @@ class OrthogonalPade(nn.Module):
         shared_numerator: one numerator for all groups, as KAT has it.
         init: what to fit the coefficients to: a name of :data:`opau_onnx.core.targets.TARGETS` or a callable.
         interval: the interval of that fit (see :func:`opau_onnx.nn.fit`).
+        inplace: without effect, since the backward pass needs the input; factories pass it to every activation.
         device, dtype: of the parameters; they should be float32, or float64 in a float64 model.
 
     Shape:
@@ -34,7 +38,7 @@ class OrthogonalPade(nn.Module):
 
     Attributes:
         numerator: parameter, (k + 1,) or (groups, k + 1).
-        denominator: parameter, (l,) or (groups, l); l + 1 columns in the forms "pau_c" and "free".
+        denominator: parameter, (l,) or (groups, l); l + 1 columns in the forms "pau_c" and "free"; a buffer where it is empty.
         config: the :class:`opau_onnx.core.spec.Config`.
         fit: what they started from; None for given coefficients.
         target: name of what that was fitted to; "" for given coefficients.
@@ -45,6 +49,9 @@ class OrthogonalPade(nn.Module):
     Raises:
         SpecError: arguments outside these ranges.
     """
+
+    numerator: Tensor
+    denominator: Tensor
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class OrthogonalPade(nn.Module):
         shared_numerator: bool = False,
         init: str | Callable[[Any], Any] = "leaky_relu",
         interval: tuple[float, float] = (-3.0, 3.0),
+        inplace: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -65,11 +73,12 @@ class OrthogonalPade(nn.Module):
         found = fit(init, self.config, interval)
         name = init if isinstance(init, str) else getattr(init, "__name__", type(init).__name__)
         self.target = name
-        self._start = f"{name} on [{interval[0]:g}, {interval[1]:g}], max error {found.max_error:.2g}"
+        self._start = f"{name} on [{interval[0]:g}, {interval[1]:g}], {_said(found)}"
         options = {"device": device, "dtype": dtype or torch.get_default_dtype()}
-        self.numerator = nn.Parameter(self._rows(found.numerator, shared_numerator, options))
-        self.denominator = nn.Parameter(self._rows(found.denominator, False, options))
+        self._hold("numerator", self._rows(found.numerator, shared_numerator, options))
+        self._hold("denominator", self._rows(found.denominator, False, options))
         self.fit: Fit | None = found
+        self._initial: tuple[list[Any], list[Any]] | None = list(found.numerator), list(found.denominator)
 
     @classmethod
     def from_coefficients(
@@ -92,8 +101,17 @@ class OrthogonalPade(nn.Module):
         module = OrthogonalPade.__new__(OrthogonalPade)
         nn.Module.__init__(module)
         module.config, module._start, module.fit, module.target = config, "given coefficients", None, ""
-        module.numerator, module.denominator = nn.Parameter(c), nn.Parameter(d)
+        module._hold("numerator", c)
+        module._hold("denominator", d)
+        module._initial = None if c.is_meta or d.is_meta else (c.tolist(), d.tolist())
         return module
+
+    def _hold(self, name: str, values: Tensor) -> None:
+        """As a parameter; a denominator without coefficients as a buffer, since FSDP cannot shard empty parameters."""
+        if values.numel():
+            self.register_parameter(name, nn.Parameter(values))
+        else:
+            self.register_buffer(name, values)
 
     def _rows(self, values: Sequence[float], shared: bool, options: dict[str, Any]) -> Tensor:
         row = torch.tensor(values, **options)
@@ -102,6 +120,47 @@ class OrthogonalPade(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the activation elementwise."""
         return orthogonal_pade(input, self.numerator, self.denominator, self.config)
+
+    def reset_parameters(self) -> None:
+        """Set the coefficients, in place, to what they started from: the fit, or the given ones.
+
+        After ``to_empty`` they hold whatever was in memory; this is what PyTorch's own modules offer for it. Sharded parameters
+        (DTensor) stay sharded.
+
+        Raises:
+            SpecError: the coefficients were given on the meta device, so that there are no numbers to go back to, or they are
+                computed (parametrized).
+        """
+        if nn.utils.parametrize.is_parametrized(self):
+            raise SpecError("the coefficients are parametrized: set the parameters that they are computed from")
+        if self._initial is None:
+            raise SpecError("the coefficients were given without values, on the meta device; load them from a state_dict")
+        with torch.no_grad():
+            for parameter, values in zip((self.numerator, self.denominator), self._initial, strict=True):
+                parameter.copy_(like(parameter, torch.tensor(values, dtype=torch.float64).expand(parameter.shape)))
+
+    def get_extra_state(self) -> Tensor:
+        """The configuration for the state_dict, uint8 of shape (128,): coefficients alone do not say their basis."""
+        return torch.from_numpy(state.pack(self.config))
+
+    def set_extra_state(self, state: Any) -> None:
+        """Check that a state's coefficients belong to this module's function.
+
+        Raises:
+            SpecError: they belong to another one.
+        """
+        loading.check(self.config, state)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], unexpected: list[str],
+        errors: list[str],
+    ) -> None:  # fmt: skip
+        problem, keys = loading.before(self.config, state_dict, prefix)
+        if problem:
+            errors.append(problem)  # an error with strict=False too
+            return
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        missing[:] = [key for key in missing if key not in keys]
 
     def extra_repr(self) -> str:
         """The module's function and its start."""
@@ -113,6 +172,12 @@ class OrthogonalPade(nn.Module):
             if parameter.dtype in (torch.float16, torch.bfloat16):
                 parameter.data = parameter.data.float()
         return self
+
+
+def _said(found: Fit) -> str:
+    """How close a fit is, and how it grows beyond its interval."""
+    values = ", ".join(f"{v:.3g}" for v in found.far)
+    return f"max error {found.max_error:.2g}, values at -100, -10, 10, 100: {values}"
 
 
 class HP1(OrthogonalPade):

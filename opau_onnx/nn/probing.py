@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from opau_onnx.core import oracle
+from opau_onnx.nn.copying import copy_module
 from opau_onnx.nn.peers import Reading
 
 POINTS = 4001
@@ -60,7 +60,7 @@ def probe(module: nn.Module, reading: Reading) -> Found:
 def _run(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Any:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        clone = copy.deepcopy(module).cpu().eval()
+        clone = copy_module(module).cpu().eval()
         clone = clone.double() if dtype == torch.float64 else clone.float()  # not to(dtype): some overload it and fail
         y: Tensor = clone(x)
     if y.shape != x.shape:

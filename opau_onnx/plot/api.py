@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,7 +13,7 @@ from opau_onnx.errors import ValidationError
 from opau_onnx.io.atomic import replacing
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from opau_onnx.io.samples import Samples
     from opau_onnx.io.source import Source
@@ -47,7 +47,7 @@ class PlotResult:
 def plot_model(
     model: nn.Module | Source | str | Path,
     output: str | Path,
-    inputs: Tensor | Sequence[Tensor] | None = None,
+    inputs: Any = None,
     *,
     data: Samples | str | Path | None = None,
     samples: int = 1000,

@@ -22,6 +22,7 @@ from opau_onnx.graph.lookup import collapsed_form, find_activations
 from opau_onnx.graph.metadata import MODULE
 from opau_onnx.graph.nodes import attribute_tensor, opau_nodes, read_coefficients, read_config
 from opau_onnx.graph.save import add_outputs
+from opau_onnx.graph.whole import read_model
 from opau_onnx.io.samples import Samples
 from opau_onnx.plot.subjects import Subject, Subjects, batches, read_data, sketcher
 
@@ -37,10 +38,7 @@ def of_file(path: Path, data: Samples | str | Path | None, samples: int) -> Subj
     """
     if not path.is_file():
         raise LoadError(f"{path} does not exist; expected a model")
-    try:
-        model = ir.load(path)
-    except Exception as error:  # protobuf's own types
-        raise LoadError(f"{path} is not a readable ONNX file: {type(error).__name__}: {error}") from None
+    model = read_model(path)
     nodes = opau_nodes(model, OP_TYPES)
     if not nodes:
         raise ValidationError(_nothing(path, model))

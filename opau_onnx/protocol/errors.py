@@ -33,6 +33,12 @@ class UnauthenticatedError(RequestError):
     kind, http, grpc = "unauthenticated", 401, "UNAUTHENTICATED"
 
 
+class ForbiddenError(RequestError):
+    """What this server does for nobody, or not for this client."""
+
+    kind, http, grpc = "forbidden", 403, "PERMISSION_DENIED"
+
+
 class UnknownModelError(RequestError):
     """No such model, or no such version of it."""
 
@@ -80,6 +86,7 @@ KINDS = tuple(
     for kind in (
         InvalidRequestError,
         UnauthenticatedError,
+        ForbiddenError,
         UnknownModelError,
         TooLargeError,
         QueueFullError,

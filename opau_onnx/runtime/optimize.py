@@ -1,26 +1,25 @@
 """Sessions on a model that onnxruntime optimized for this machine and :mod:`opau_onnx.runtime.layout` rewrote, kept in a cache.
 
-The rewritten file fits one processor, one version of onnxruntime and one op library: the cache's key holds them all. It is used
-only once its outputs were found to be bit for bit those of the session without it.
+The rewritten file fits one processor, one version of onnxruntime, one op library and the session options that shape it: the
+cache's key holds them all (:mod:`opau_onnx.runtime.layout_cache`). It is used only once its outputs were found to be bit for
+bit those of the session without it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import platform
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opau_onnx._version import __version__
 from opau_onnx.io.atomic import replacing
+from opau_onnx.runtime import layout_cache
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -54,10 +53,10 @@ def blocked_session(
     """
     reason = _unsuitable(model, options)
     if reason is None:
-        path = cache_folder() / "layout" / f"{_key(model, library)}.onnx"
         try:
+            path = cache_folder() / "layout" / layout_cache.key(model, library, options)
             return _kept_session(path, options, providers) or _made_session(path, model, options, providers)
-        except _NotApplicableError as error:
+        except (_NotApplicableError, layout_cache.UnknownOptionsError) as error:
             reason = str(error)
         except Exception as error:  # of onnxruntime or the file system: the plain session is always there
             reason = f"{type(error).__name__}: {error}"
@@ -72,8 +71,11 @@ class _NotApplicableError(Exception):
 def _kept_session(path: Path, options: Any, providers: list[Any]) -> Any:
     """From the cache; None where it holds nothing that can be used."""
     try:
-        content = path.read_bytes()
+        content = layout_cache.verified(path.name, path.read_bytes())
     except OSError:
+        return None
+    if content is None:
+        logger.warning("%s is damaged and made again: its contents are not what was written", path)
         return None
     if content.startswith(NOTHING):
         raise _NotApplicableError(content.removeprefix(NOTHING).decode())
@@ -98,7 +100,7 @@ def _keep(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(layout_cache.signed(path.name, content))
     except OSError as error:
         logger.info("the model for this machine is not kept: %s", error)
 
@@ -132,16 +134,6 @@ def _changed(options: Any, **values: Any) -> Iterator[None]:
             setattr(options, name, value)
 
 
-def _key(model: bytes, library: str) -> str:
-    import onnxruntime
-
-    parts = [__version__, onnxruntime.__version__, platform.machine(), _processor()]
-    digest = hashlib.sha256("\n".join(parts).encode())
-    for content in (Path(library).read_bytes(), model):
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()
-
-
 @cache
 def block_size(own_threads: bool = True) -> int:
     """How many channels onnxruntime's blocked layout puts side by side here, found by trying; 0 where it has none.
@@ -170,14 +162,6 @@ def block_size(own_threads: bool = True) -> int:
     except Exception:  # this build has no such operator
         return 0
     return int(np.flatnonzero(flat % 2)[0])
-
-
-def _processor() -> str:
-    """Name and instruction sets, which decide the blocks."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    return platform.processor()
 
 
 def _make(model: bytes, options: Any, providers: list[Any]) -> tuple[Any, bytes]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from opau_onnx.errors import DeviceError, LibraryError, SpecError
 from opau_onnx.graph import coverage as models
+from opau_onnx.native.library import build_info, get_library_path
+from opau_onnx.runtime import installation
 from opau_onnx.runtime.assignment import RECORD, Assignment, assignments
-from opau_onnx.runtime.library import build_info, get_library_path
 from opau_onnx.runtime.optimize import blocked_session
 
 if TYPE_CHECKING:
@@ -23,6 +24,17 @@ Device = Literal["auto", "cpu", "cuda"]
 _registered_on: weakref.WeakSet[Any] = weakref.WeakSet()
 """Session options that have the library; onnxruntime does not tell."""
 _REGISTERED_TWICE = "Domain already set in registry"
+FATAL = 4
+"""Of onnxruntime's log levels."""
+
+
+def quiet_run() -> onnxruntime.RunOptions:
+    """Options of a run in which onnxruntime writes no line of its own on standard error; what fails is raised all the same."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = FATAL
+    return options
 
 
 def quiet_options(**settings: Any) -> onnxruntime.SessionOptions:
@@ -34,7 +46,7 @@ def quiet_options(**settings: Any) -> onnxruntime.SessionOptions:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    for name, value in {"log_severity_level": 4, **settings}.items():
+    for name, value in {"log_severity_level": FATAL, **settings}.items():
         setattr(options, name, value)
     return options
 
@@ -67,11 +79,13 @@ def create_session(
         function bodies run) and returned by :func:`opau_onnx.runtime.assignment.assignments`.
 
     Raises:
-        DeviceError: CUDA was asked for and cannot run.
+        DeviceError: CUDA was asked for and cannot run, or onnxruntime's files are gone.
         LibraryError: the library was demanded and is missing or does not cover the model.
-        SpecError: the model is not an ONNX model, or ``device`` or ``optimize`` is none of those above.
+        SpecError: the model is not an ONNX model, it needs a newer onnxruntime, or ``device`` or ``optimize`` is none of those
+            above.
         onnxruntime's own errors: it refuses the model.
     """
+    installation.check()
     import onnxruntime
 
     if device not in ("auto", "cpu", "cuda"):
@@ -80,6 +94,7 @@ def create_session(
         raise SpecError(f"optimize is {optimize!r}; expected 'layout' or 'none'")
     source = Path(model) if isinstance(model, (str, Path)) else model
     contents = models.read(source)
+    _check_version(onnxruntime.__version__, contents)
     options = session_options if session_options is not None else onnxruntime.SessionOptions()
     _keep_record(options)
     registered, reason = _register(options, contents, library)
@@ -93,6 +108,16 @@ def create_session(
     _check_device(session, device)
     _say(assignments(session), bool(contents.nodes), session, reason)
     return session
+
+
+def _check_version(version: str, contents: models.Contents) -> None:
+    """onnxruntime before 1.27 takes one body for all functions of a name: its results would be wrong, without a word."""
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    if contents.overloads and numbers < [1, 27]:
+        raise SpecError(
+            f"this model holds several kinds of activations as functions told apart by `overload`, which onnxruntime {version} "
+            "ignores: its results would be wrong. Install onnxruntime 1.27 or newer"
+        )
 
 
 def _keep_record(options: Any) -> None:
@@ -137,7 +162,9 @@ def _providers(device: Device, provider_options: dict[str, Any] | None, register
         return [CPU]
     reason = None
     if CUDA not in onnxruntime.get_available_providers():
-        reason = f"this onnxruntime ({onnxruntime.__version__}) has no {CUDA}; install onnxruntime-gpu"
+        reason = f"this onnxruntime ({onnxruntime.__version__}) has no {CUDA}; " + (
+            installation.problem() or "install onnxruntime-gpu in place of onnxruntime: they must not stand side by side"
+        )
     elif not _has_driver():
         reason = "this machine has no NVIDIA driver (libcuda), so no CUDA device"
     elif registered is not None and not build_info().get("cuda"):

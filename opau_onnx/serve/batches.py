@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from opau_onnx.protocol.errors import RequestError, RunError
 from opau_onnx.protocol.tensors import Array
 from opau_onnx.serve.statistics import Times
 
+logger = logging.getLogger("opau_onnx.serve")
 Key = tuple[Any, ...]
 
 
@@ -97,6 +99,8 @@ def run_batch(runner: Runner, pieces: Sequence[Piece]) -> Outcome:
         results = [*split(outputs, [piece.rows for piece in pieces])]
     except Exception as error:  # onnxruntime's exceptions have no common base class
         if len(pieces) == 1:
+            place = str(error).partition("Status Message")[0].strip()  # what follows may quote the request's numbers
+            logger.warning("onnxruntime failed on a request", extra={"fields": {"rows": rows, "error": place}})
             results = [RunError(f"the model could not be run on this input: {error}")]
         else:
             results = [run_batch(runner, [piece]).results[0] for piece in pieces]

@@ -19,6 +19,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 """Of a model: it is part of addresses."""
 DEFAULT_MAX_BATCH_SIZE = 32
+TOKEN_FILES = ("token_file", "metrics_token_file", "admin_token_file")
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,7 +33,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         max_batch_size: rows that are run at once; 0: each request alone; None: 32 where the model takes any number of rows.
         max_batch_delay_us: how long a request waits for others, in microseconds, while a worker is free.
         batch_check: before batching, find out whether a row's result depends on the other rows.
-        instances: workers; 0: one for each core on the CPU, one on a GPU.
+        instances: workers, 1024 at most; 0: one for each core on the CPU, one on a GPU.
         threads: of onnxruntime within a run on the CPU.
         buckets: row counts that are warmed up, and to which CUDA graphs pad; None: powers of 2.
         cuda_graph: record a CUDA graph for each bucket.
@@ -48,7 +49,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_batch_size: Count | None = None
     max_batch_delay_us: Count = 500
     batch_check: bool = True
-    instances: Count = 0
+    instances: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     threads: Positive = 1
     buckets: tuple[Positive, ...] | None = None
     cuda_graph: bool = False
@@ -65,8 +66,13 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         http_port, grpc_port: 0: any free one; -1: not served.
         tls_cert, tls_key: PEM files; both or none.
         tls_client_ca: PEM file of the authority whose clients are let in; None: clients need no certificate.
-        token_file: a file whose first line every client must send as its bearer token.
+        token_file: a file whose first line clients must send as their bearer token.
+        metrics_token_file, admin_token_file: likewise for the metrics, and for loading and unloading models; None: token_file.
+        model_control: clients may load and unload models; also where admin_token_file is given.
+        cors_origins: of web pages that may use the HTTP endpoints, e.g. https://example.org.
         max_request_bytes: of a request's body, before and after decompression.
+        max_connections: of each protocol at the same time; fewer where the process may not open so many files.
+        max_json_bytes: of a request's JSON, and of typed contents over gRPC: reading them takes far longer than binary tensors.
         max_pending_bytes: of all requests that are read or wait.
         request_timeout_s: after this, an answer is an error.
         drain_timeout_s: how long accepted requests may take after SIGTERM.
@@ -81,7 +87,13 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tls_key: str | None = None
     tls_client_ca: str | None = None
     token_file: str | None = None
+    metrics_token_file: str | None = None
+    admin_token_file: str | None = None
+    model_control: bool = False
+    cors_origins: tuple[str, ...] = ()
     max_request_bytes: Positive = 64 * 2**20
+    max_connections: Positive = 4096
+    max_json_bytes: Positive = 2 * 2**20
     max_pending_bytes: Positive = 2**30
     request_timeout_s: Seconds = 30.0
     drain_timeout_s: Seconds = 30.0
@@ -161,7 +173,7 @@ def _rooted(server: Any, base: Path) -> dict[str, Any]:
     """The server's table, with its files looked for beside the configuration file."""
     if not isinstance(server, dict):
         return {"server": server}
-    files = ("tls_cert", "tls_key", "tls_client_ca", "token_file")
+    files = ("tls_cert", "tls_key", "tls_client_ca", *TOKEN_FILES)
     return {k: str(base / v) if k in files and isinstance(v, str) else v for k, v in server.items()}
 
 

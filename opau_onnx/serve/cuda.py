@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec
-from opau_onnx.runtime.session import CUDA
+from opau_onnx.runtime.session import CUDA, quiet_run
 from opau_onnx.serve.cuda_graphs import CAPTURES, check_session, check_shapes, nodes_off_gpu
 from opau_onnx.serve.memory import CudaMemory, Memory
 
@@ -132,6 +132,7 @@ class _Direct:
     """Any shapes: the inputs are bound to buffers that grow, onnxruntime allocates the outputs."""
 
     def __init__(self, session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], memory: Memory) -> None:
+        self._quiet = quiet_run()
         self._session, self._memory, self._binding = session, memory, session.io_binding()
         self._inputs = [_Staging(memory, spec, on_device=True) for spec in inputs]
         self._outputs = [_Staging(memory, spec, on_device=False) for spec in outputs]
@@ -153,7 +154,7 @@ class _Direct:
             for staging in self._outputs:
                 binding.bind_output(staging.spec.name, memory.device, memory.index)
             memory.wait()
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, self._quiet)
             return self._fetched(binding.get_outputs())
         finally:  # onnxruntime would write the next outputs into the last ones
             binding.clear_binding_inputs()
@@ -193,9 +194,7 @@ class _Replay:
         self._graphs = [self._graph(number, rows) for number, rows in enumerate(sizes, 1)]
 
     def _graph(self, number: int, rows: int | None) -> _Graph:
-        import onnxruntime
-
-        binding, options = self._session.io_binding(), onnxruntime.RunOptions()
+        binding, options = self._session.io_binding(), quiet_run()
         for staging in self._inputs:
             binding.bind_input(*staging.place(_shape(staging.spec, rows)))
         for staging in self._outputs:

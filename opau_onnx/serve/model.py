@@ -11,7 +11,7 @@ from typing import Any
 from opau_onnx.errors import LoadError
 from opau_onnx.protocol.errors import InvalidRequestError
 from opau_onnx.protocol.tensors import Array, TensorSpec, check_inputs
-from opau_onnx.serve import warmup
+from opau_onnx.serve import independence, warmup
 from opau_onnx.serve.batches import Runner
 from opau_onnx.serve.config import ModelSettings
 from opau_onnx.serve.queueing import Batcher
@@ -57,14 +57,14 @@ def prepare(name: str, settings: ModelSettings, stop: threading.Event | None = N
     buckets = warmup.buckets(settings, largest)
     found = tuple(runners(settings, opened, buckets))
     row = warmup.shapes(settings, opened.inputs)
+    if largest and settings.batch_check:
+        alone = _dependence(settings, found[0], opened, row, largest)
+    if alone:
+        largest, buckets = 0, ()
     if row is None:
         logger.warning("model is not warmed up: axes are open; give input_shapes", extra={"fields": {"model": name}})
     else:
         try:
-            if largest and settings.batch_check:
-                alone = _mixed(settings, found[0], opened, row, largest)
-            if alone:
-                largest, buckets = 0, ()
             warmup.warm(found, opened.inputs, row, buckets, stop)
         except LoadError:
             raise
@@ -75,13 +75,15 @@ def prepare(name: str, settings: ModelSettings, stop: threading.Event | None = N
     return Prepared(settings, opened, found, largest, buckets, alone)
 
 
-def _mixed(settings: ModelSettings, runner: Runner, opened: Opened, row: dict[str, tuple[int, ...]], largest: int) -> str:
+def _dependence(
+    settings: ModelSettings, runner: Runner, opened: Opened, row: dict[str, tuple[int, ...]] | None, largest: int
+) -> str:
     """Why the model must not be batched; "" where it may be.
 
     Raises:
         LoadError: it must not, and was asked for.
     """
-    reason = warmup.mixed(runner, opened, row, largest)
+    reason = independence.dependence(runner, opened, row, largest)
     if reason is not None and settings.cuda_graph:  # it pads, so others' rows are always there
         raise LoadError(f"cuda_graph was asked for, but {reason}; leave it out")
     if reason is not None and settings.max_batch_size is not None:

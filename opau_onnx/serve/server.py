@@ -10,6 +10,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import uvicorn
 
@@ -17,10 +19,10 @@ from opau_onnx.protocol.errors import UnavailableError
 from opau_onnx.serve import rpc, security, tracing
 from opau_onnx.serve.config import Settings
 from opau_onnx.serve.http.app import create_app
-from opau_onnx.serve.http.protocol import Protocol
+from opau_onnx.serve.http.protocol import Limits, Protocol
 from opau_onnx.serve.request_log import Observer
 from opau_onnx.serve.service import Service
-from opau_onnx.serve.sockets import listening
+from opau_onnx.serve.sockets import connections, listening
 
 logger = logging.getLogger("opau_onnx.serve")
 KEEP_ALIVE_SECONDS = 75
@@ -37,12 +39,14 @@ class Server:
     Attributes:
         service: what it serves.
         http_port, grpc_port: that it listens on; None where it does not.
+        http_limits: of HTTP connections.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.service = Service(settings)
         self.http_port: int | None = None
         self.grpc_port: int | None = None
+        self.http_limits: Limits | None = None
         self._settings = settings.server
         self._http: _Uvicorn | None = None
         self._http_task: asyncio.Task[None] | None = None
@@ -57,11 +61,11 @@ class Server:
             OpauError: a model cannot run as asked.
         """
         sys.setswitchinterval(SWITCH_INTERVAL)
-        token = security.token(self._settings)
+        access = security.Access(self._settings)
         self._tracer = tracing.start(self._settings.otlp_endpoint)
         try:
             if self._settings.http_port >= 0:
-                await self._start_http(token)
+                await self._start_http(access)
             if self._settings.grpc_port >= 0:
                 await self._start_rpc()
             await self.service.repository.load_all()
@@ -73,32 +77,35 @@ class Server:
             raise
 
     async def stop(self, linger: float = LINGER_SECONDS) -> None:
-        """Refuse new work, answer what was accepted, end.
+        """Refuse new work, answer what was accepted, end; all of it within ``drain_timeout_s``.
 
         Args:
             linger: seconds for which idle HTTP connections are kept.
         """
         self.service.draining = True
+        until = time.monotonic() + self._settings.drain_timeout_s
         rpc_end = asyncio.create_task(self._stop_rpc())
         if self._http is not None:
-            await self._http.drain(linger)
+            await self._http.drain(linger, until)
         await rpc_end
         try:
-            await self.service.shut_down()
+            await self.service.shut_down(until - time.monotonic())
         except UnavailableError as error:
             logger.warning("%s", error)
         if self._http is not None and self._http_task is not None:
-            self._http.should_exit = True
+            self._http.end()
             await self._http_task
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
 
-    async def _start_http(self, token: security.Token | None) -> None:
+    async def _start_http(self, access: security.Access) -> None:
         listener = listening(self._settings.host, self._settings.http_port, "--http-port")
+        seconds = self._settings.request_timeout_s + 1.0  # the application has refused a late body by then
+        self.http_limits = Limits(connections(self._settings.max_connections), body_seconds=seconds, send_seconds=seconds)
         self.http_port = listener.getsockname()[1]
         config = uvicorn.Config(
-            create_app(self.service, token, Observer(self._tracer)),
-            http=Protocol,
+            create_app(self.service, access, Observer(self._tracer)),
+            http=partial(Protocol, self.http_limits),  # type: ignore[arg-type]
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -131,16 +138,37 @@ class _Uvicorn(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def drain(self, linger: float) -> None:
-        """Accept no connection, keep those there are until they had the time to be used once more and are idle.
+    async def drain(self, linger: float, until: float) -> None:
+        """Accept no connection, keep those there are until they had the time to be used once more, and have sent their answers.
 
         uvicorn's own shutdown closes idle connections at once, and with them requests that are on their way.
+
+        Args:
+            linger: seconds for which idle connections are kept.
+            until: of the monotonic clock, after which nothing is waited for.
         """
         for server in self.servers:
             server.close()
-        until = time.monotonic() + linger
-        while self.server_state.connections and (time.monotonic() < until or self.server_state.tasks):
+        idle = time.monotonic() + linger
+        while self.server_state.connections and (now := time.monotonic()) < until:
+            if now >= idle and not self._busy():
+                break
             await asyncio.sleep(0.02)
+        if self._busy():
+            fields = {"requests": len(self.server_state.tasks), "connections": len(self.server_state.connections)}
+            logger.warning("connections were given up: they took longer than drain_timeout_s", extra={"fields": fields})
+
+    def end(self) -> None:
+        """End all connections; those that are still busy were given up."""
+        for connection in list(self.server_state.connections):
+            transport: Any = connection.transport
+            transport.abort() if transport.unsent else transport.close()  # what the kernel has is sent after a close
+        self.should_exit = True
+
+    def _busy(self) -> bool:
+        """True while requests are being answered, or answers are on their way to clients."""
+        unsent = (getattr(c.transport, "unsent", 0) for c in self.server_state.connections)
+        return bool(self.server_state.tasks) or any(unsent)
 
 
 async def run(settings: Settings, on_ready: Callable[[Server], None] | None = None) -> None:

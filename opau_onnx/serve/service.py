@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from opau_onnx.protocol.errors import CancelledError, QueueFullError, RequestError, UnavailableError
 from opau_onnx.protocol.tensors import Array, TensorSpec
@@ -12,6 +15,8 @@ from opau_onnx.serve.batches import Ticket
 from opau_onnx.serve.config import Settings
 from opau_onnx.serve.model import ServedModel
 from opau_onnx.serve.repository import Repository
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +55,33 @@ class Answer:
 
 
 class Held:
-    """Bytes that are counted as pending."""
+    """Within it, a request's bytes are counted as pending: those that have arrived, then those of its tensors."""
 
     __slots__ = ("_service", "_size")
 
-    def __init__(self, service: Service, size: int) -> None:
-        self._service, self._size = service, size
+    def __init__(self, service: Service) -> None:
+        self._service, self._size = service, 0
 
-    def __enter__(self) -> None:
-        self._service.pending_bytes += self._size
+    def __enter__(self) -> Held:
+        return self
 
     def __exit__(self, *error: object) -> None:
-        self._service.pending_bytes -= self._size
+        self.settle(0)
+
+    def add(self, size: int) -> None:
+        """Count bytes that have arrived, or are about to be made of them.
+
+        Raises:
+            QueueFullError: too many are counted already.
+        """
+        if self._service.pending_bytes + size > self._service.settings.server.max_pending_bytes:
+            raise QueueFullError("the requests that wait for this server fill its memory; try again later")
+        self.settle(self._size + size)
+
+    def settle(self, size: int) -> None:
+        """Count so many bytes instead of what was counted."""
+        self._service.pending_bytes += size - self._size
+        self._size = size
 
 
 class Service:
@@ -83,21 +103,20 @@ class Service:
         self.pending_bytes = 0
         self.refused: dict[str, int] = {}
         self.about: dict[str, str] = {}
+        self._aside = ThreadPoolExecutor(1, "opau-codec")
 
     @property
     def ready(self) -> bool:
         """Readiness: load balancers may send requests."""
         return self.repository.ready and not self.draining
 
-    def held(self, size: int) -> Held:
-        """Within it, a request's bytes are counted: while it is read and waits.
+    def held(self) -> Held:
+        """Within it, a request's bytes are counted: while it is read and waits."""
+        return Held(self)
 
-        Raises:
-            QueueFullError: too many are counted already.
-        """
-        if self.pending_bytes + size > self.settings.server.max_pending_bytes:
-            raise QueueFullError("the requests that wait for this server fill its memory; try again later")
-        return Held(self, size)
+    async def aside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do in a thread what would hold up the event loop; one at a time, since it has Python's lock most of the time."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, work, *arguments)
 
     async def infer(self, request: Request) -> Answer:
         """Answer a request; one whose task is cancelled leaves the queue.
@@ -143,16 +162,22 @@ class Service:
             limit = min(limit, request.timeout_us / 1e6)
         return asyncio.get_running_loop().time() + limit
 
-    async def shut_down(self) -> None:
-        """Answer what was accepted, for as long as the settings allow, then end.
+    async def shut_down(self, seconds: float | None = None) -> None:
+        """Answer what was accepted, then end.
+
+        Args:
+            seconds: in which; None: ``drain_timeout_s``.
 
         Raises:
             UnavailableError: some requests had to be given up.
         """
         self.draining = True
         try:
-            await asyncio.wait_for(self.repository.drain(), self.settings.server.drain_timeout_s)
+            await asyncio.wait_for(
+                self.repository.drain(), self.settings.server.drain_timeout_s if seconds is None else seconds
+            )
         except TimeoutError:
             raise UnavailableError("requests were given up: they took longer than drain_timeout_s") from None
         finally:
             self.repository.close()
+            self._aside.shutdown(wait=False)

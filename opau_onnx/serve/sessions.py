@@ -12,9 +12,10 @@ import numpy as np
 
 from opau_onnx.errors import DeviceError, LoadError, OpauError, SpecError
 from opau_onnx.graph import coverage as models
+from opau_onnx.graph.rows import over_rows
 from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec, specs
 from opau_onnx.runtime.assignment import assignments
-from opau_onnx.runtime.session import CPU, CUDA, create_session
+from opau_onnx.runtime.session import CPU, CUDA, create_session, quiet_run
 from opau_onnx.serve.batches import Runner
 from opau_onnx.serve.config import ModelSettings, usable_cores
 from opau_onnx.serve.cuda_graphs import CAPTURES, explained
@@ -35,6 +36,7 @@ class Opened:
         symbols: the name of each tensor's first axis where it is open, "" where it has no name, None where it is fixed.
         implementation: what runs the learned activations: "kernel", "function", both with a comma, or "none" without any.
         sha256: of the file.
+        over_rows: why rows of a batch depend on each other, by the graph; None where no node shows it.
     """
 
     sessions: tuple[Any, ...]
@@ -43,6 +45,7 @@ class Opened:
     symbols: dict[str, str | None]
     implementation: str
     sha256: str
+    over_rows: str | None
 
     @property
     def provider(self) -> str:
@@ -68,11 +71,11 @@ def open_model(settings: ModelSettings) -> Opened:
     except OSError as error:
         raise LoadError(f"{path} cannot be read: {error.strerror or error}") from None
     try:
-        external = models.read(content).external
+        graph = models.parsed(content)
     except SpecError as error:
         raise LoadError(f"{path}: {error}") from None
     # The bytes, not the path: a file that is replaced meanwhile would be read half old and half new.
-    source: Any = path if external else content
+    source: Any = path if models.read(graph).external else content
     sessions = [_session(source, settings, path)]
     if sessions[0].get_providers()[0] == CUDA:
         sessions += [_session(source, settings, path) for _ in range(max(1, settings.instances) - 1)]
@@ -83,7 +86,10 @@ def open_model(settings: ModelSettings) -> Opened:
         raise LoadError(f"{path} cannot be served: {error}") from None
     symbols = {a.name: _symbol(a.shape) for a in (*first.get_inputs(), *first.get_outputs())}
     found = sorted({a.implementation for a in assignments(first)})
-    return Opened(tuple(sessions), inputs, outputs, symbols, ", ".join(found) or "none", hashlib.sha256(content).hexdigest())
+    return Opened(
+        tuple(sessions), inputs, outputs, symbols, ", ".join(found) or "none", hashlib.sha256(content).hexdigest(),
+        over_rows(graph),
+    )  # fmt: skip
 
 
 def _symbol(shape: list[Any]) -> str | None:
@@ -149,13 +155,14 @@ class CpuRunner:
         # onnxruntime's numpy interface knows no bfloat16.
         self._plain = all(spec.datatype != "BF16" for spec in (*inputs, *outputs))
         self._elements = {spec.name: DATATYPES[spec.datatype].element for spec in inputs}
+        self._options = quiet_run()
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """See :meth:`opau_onnx.serve.batches.Runner.run`."""
         if self._plain:
-            return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
+            return dict(zip(self._names, self._session.run(self._names, inputs, self._options), strict=True))
         feed = {name: ort_value(array, self._elements[name]) for name, array in inputs.items()}
-        values = self._session.run_with_ort_values(self._names, feed)
+        values = self._session.run_with_ort_values(self._names, feed, self._options)
         return {name: from_ort_value(value) for name, value in zip(self._names, values, strict=True)}
 
 

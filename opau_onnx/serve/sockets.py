@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 
 from opau_onnx.errors import LoadError
 
+logger = logging.getLogger("opau_onnx.serve")
+RESERVED = 128
+"""Open files that are no connections: models, libraries, logs."""
 BACKLOG = 2048
 """Connections that wait to be accepted."""
 
@@ -49,6 +53,29 @@ def _bound(host: str, port: int) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def connections(wanted: int) -> int:
+    """Connections that each protocol may have: as many as wanted, as far as this process may open files.
+
+    The soft limit of open files is raised, up to the hard one, since servers run out of it first: 1024 is usual.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 2**63 if hard == resource.RLIM_INFINITY else hard
+    needed = min(2 * wanted + RESERVED, most)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        logger.info("raised the limit of open files", extra={"fields": {"from": soft, "to": needed}})
+        soft = needed
+    found = wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, (soft - RESERVED) // 2))
+    if found < wanted:
+        fields = {"max_connections": wanted, "connections": found, "open_files": soft}
+        logger.warning("fewer connections than max_connections: raise the limit of open files", extra={"fields": fields})
+    return found
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Before a model serves: its batches are run once, and it is found out whether its rows may be batched at all."""
+"""Before a model serves: how large its batches may be by its axes, and one run of each."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from opau_onnx.serve.batches import Runner
 from opau_onnx.serve.config import DEFAULT_MAX_BATCH_SIZE, ModelSettings
 from opau_onnx.serve.sessions import Opened
 
-TOLERANCES = {"FP64": 1e-9, "FP32": 1e-3, "FP16": 2e-2, "BF16": 5e-2}
-"""Of a row alone against the same row among others, relative to the largest output: far above rounding, far below what a scale
-that was computed over the whole batch does."""
+FLOATS = ("FP64", "FP32", "FP16", "BF16")
 
 
 def batch_size(settings: ModelSettings, opened: Opened) -> tuple[int, str]:
@@ -88,7 +86,7 @@ def sample(inputs: Sequence[TensorSpec], row: dict[str, tuple[int, ...]], rows: 
     found = {}
     for spec in inputs:
         shape = row[spec.name] if rows is None else (rows, *row[spec.name][1:])
-        if spec.datatype in TOLERANCES:
+        if spec.datatype in FLOATS:
             found[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
         else:
             found[spec.name] = np.zeros(shape, spec.dtype)
@@ -112,30 +110,3 @@ def warm(
             if stop is not None and stop.is_set():
                 raise LoadError("stopped before every batch size had been run")
             runner.run(sample(inputs, row, rows))
-
-
-def mixed(runner: Runner, opened: Opened, row: dict[str, tuple[int, ...]], limit: int) -> str | None:
-    """Why the model must not be batched: a row's result depends on the other rows; None where it does not."""
-    rows = min(3, limit)
-    whole = sample(opened.inputs, row, rows)
-    together = runner.run(whole)
-    for i in range(rows):
-        alone = runner.run({name: array[i : i + 1] for name, array in whole.items()})
-        for spec in opened.outputs:
-            reason = _different(spec, together[spec.name], alone[spec.name], i, rows)
-            if reason:
-                return reason
-    return None
-
-
-def _different(spec: TensorSpec, together: Array, alone: Array, i: int, rows: int) -> str | None:
-    if len(together) != rows or len(alone) != 1:
-        return f"output {spec.name!r} has {len(together)} rows for {rows} rows of input"
-    wide = np.float64 if spec.datatype in TOLERANCES else spec.dtype
-    a, b = together[i].astype(wide), alone[0].astype(wide)
-    if a.shape != b.shape:
-        return f"output {spec.name!r} of a row has another shape among other rows"
-    bound = TOLERANCES.get(spec.datatype, 0.0) * float(np.max(np.abs(together.astype(np.float64)), initial=0.0))
-    if not np.allclose(a, b, rtol=0.0, atol=bound, equal_nan=True):
-        return f"output {spec.name!r} of a row depends on the other rows of its batch"
-    return None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from opau_onnx.compare import batches as data
@@ -14,13 +16,15 @@ from opau_onnx.compare.batches import Batches
 from opau_onnx.compare.isolated import Function
 from opau_onnx.compare.names import RUNTIMES, TORCH
 from opau_onnx.compare.references import TorchReference
+from opau_onnx.compare.sizes import module_runs, size_batches
 from opau_onnx.compare.sketches import Watcher
 from opau_onnx.config import VerifyConfig
 from opau_onnx.errors import ValidationError
+from opau_onnx.graph.whole import whole_file
 from opau_onnx.io.quiet import quiet
 from opau_onnx.io.samples import Samples, read_samples
-from opau_onnx.io.source import Source, as_source
-from opau_onnx.nn.casting import input_names
+from opau_onnx.io.source import Source, as_source, sha256
+from opau_onnx.nn.casting import cast_inputs, input_names
 from opau_onnx.verify import findings
 from opau_onnx.verify.activations import calls_of, check_activations, check_weights, openers
 from opau_onnx.verify.files import VerifiedFile, close_runs, open_runs, read_file
@@ -34,7 +38,7 @@ Progress = Callable[[str], None]
 def verify_model(
     model: nn.Module | Source | str | Path,
     files: str | Path | Sequence[str | Path],
-    inputs: Tensor | Sequence[Tensor] | None = None,
+    inputs: Any = None,
     *,
     data: Samples | str | Path | None = None,
     settings: VerifyConfig | None = None,
@@ -48,7 +52,8 @@ def verify_model(
     Args:
         model: a module in evaluation mode, a file that :func:`opau_onnx.load` reads without further arguments, or its result.
         files: one .onnx file or several.
-        inputs: example inputs for a module; files bring their own.
+        inputs: example inputs for a module, a tensor, positional ones, or a mapping of keyword ones, nested as the module takes
+            them (:func:`opau_onnx.io.calling.arguments`); files bring their own.
         data: what to compare on, with labels where they are known: see :func:`opau_onnx.io.samples.read_samples`. Without it
             the example inputs and random ones are taken, as in opau-export's check.
         settings: what to do; or give its fields as keyword arguments (``runtimes=["ort-kernel"], layerwise=True``).
@@ -71,8 +76,13 @@ def verify_model(
     paths = [Path(files)] if isinstance(files, (str, Path)) else [Path(file) for file in files]
     if not paths:
         raise ValidationError("no file is given to compare the model with")
-    with quiet():
-        result = _verify(source, paths, data, settings, progress)
+    with quiet(), ExitStack() as stack:
+        whole = [stack.enter_context(whole_file(path)) for path in paths]
+        result = _verify(source, whole, data, settings, progress)
+        for found in result.files:
+            origin = paths[whole.index(found.file.path)]
+            if origin != found.file.path:  # runs are over
+                found.file.path, found.file.sha256 = origin, sha256(origin)
     if json_file or page:
         progress("writing the report")
         write_reports(result, json_file, page)
@@ -152,15 +162,17 @@ def _run_group(
     source: Source, group: Sequence[VerifiedFile], samples: Samples | None, settings: VerifyConfig, progress: Progress
 ) -> _Shared:
     first = group[0]
+    reference = TorchReference(source.model, first.dtype, settings.seed)
     if samples is None:
-        made = data.of_examples(source.inputs, first.axes, settings.options)
+        narrow = cast_inputs(source.inputs, torch.float32)
+        sizes = size_batches(narrow, first.axes, settings.seed, module_runs(reference.single))
+        made = data.of_examples(source.inputs, first.axes, settings.options, sizes.batches)
     else:
         made = data.of_samples(samples, first.axes, settings.batch, first.fixed)
     for file in group:
         progress(f"opening {file.path.name}")
         open_runs(file, source, settings.runtimes or RUNTIMES, settings.reference_seconds)
     watcher = Watcher(len(made.parts), settings.seed)
-    reference = TorchReference(source.model, first.dtype, settings.seed)
     runs = [run for file in group for run in file.runs]
     agreement = made.labels or settings.min_agreement is not None
     return _Shared(made, run_batches(Work(made, reference, runs, settings.options, agreement, watcher), progress), watcher)

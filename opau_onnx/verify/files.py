@@ -20,6 +20,7 @@ from opau_onnx.errors import LoadError, ValidationError
 from opau_onnx.graph.axes import Axes, open_axes
 from opau_onnx.graph.dtypes import NAMES
 from opau_onnx.graph.lookup import ActivationLocation, collapsed_form, find_activations
+from opau_onnx.graph.whole import read_model
 from opau_onnx.io.source import Source, sha256
 from opau_onnx.nn.casting import DTYPES, dtype_name
 from opau_onnx.verify.runs import Run
@@ -78,12 +79,7 @@ def read_file(path: Path, source: Source) -> VerifiedFile:
         LoadError: it cannot be read.
         ValidationError: it is of another model.
     """
-    if not path.is_file():
-        raise LoadError(f"{path} does not exist; expected an .onnx file")
-    try:
-        model = ir.load(path)
-    except Exception as error:  # protobuf's own types
-        raise LoadError(f"{path} is not a readable ONNX file: {type(error).__name__}: {error}") from None
+    model = read_model(path)
     names = [str(v.name) for v in model.graph.inputs]
     if len(names) != len(source.inputs):
         raise ValidationError(

@@ -12,7 +12,7 @@ import numpy as np
 from opau_onnx.compare.agreement import TopKAgreement, are_classes
 from opau_onnx.compare.batches import Batch, Batches
 from opau_onnx.compare.hooks import activation_hooks
-from opau_onnx.compare.loop import compare_output
+from opau_onnx.compare.loop import compare_output, failed
 from opau_onnx.compare.policies import largest
 from opau_onnx.compare.references import Expected, TorchReference
 from opau_onnx.compare.runtime import VerifiedRuntime
@@ -64,6 +64,11 @@ class OutputErrors(Reported):
                 self.sample = batch.start + found.worst_index[0]
         self.equal = self.equal and found.equal
         return found
+
+    def fail(self, batch: Batch, reason: str, kind: str) -> None:
+        """Note a batch on which there was no output."""
+        self.equal, self.batch, self.sample = False, batch.name, None
+        self.worst = failed(f"{self.name}, {batch.name}: {reason}", kind)
 
     @property
     def histogram(self) -> dict[str, Any]:
@@ -195,7 +200,8 @@ def _expected(work: Work, own: TorchRun, batch: Batch, inputs: Sequence[Any]) ->
     own.seconds += time.perf_counter() - begin
     own.rounding = own.rounding or [ErrorStatistics() for _ in found]
     for statistics, one in zip(own.rounding, found, strict=True):
-        statistics.add(distances(one.exact, one.values))
+        if one.exact is not None:
+            statistics.add(distances(one.exact, one.values))
     return found
 
 
@@ -229,7 +235,13 @@ def _run_batch(
     try:
         found = run.runtime.run(inputs)
     except ValidationError as error:
-        run.reason, run.outputs, run.labels = str(error), [], None
+        if not run.samples:
+            run.reason, run.outputs, run.labels = str(error), [], None
+            return
+        # It ran on other batches, and the model runs on this one: there the file is another one.
+        for output in run.outputs:
+            output.fail(batch, str(error), work.reference.kind)
+        run.needed.append(0.0)  # nothing to look into
         return
     run.seconds += time.perf_counter() - begin
     run.samples += batch.rows

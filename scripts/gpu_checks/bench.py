@@ -12,7 +12,7 @@ from torch import Tensor
 from gpu_checks.device import DTYPES, Cpu, Gpu
 from gpu_checks.kernels import SHARINGS, Sharing, coefficients
 from opau_onnx.core.spec import Config
-from opau_onnx.runtime.native import extent
+from opau_onnx.native import extent
 
 MB = 2**20
 SIZES = (4, 64, 512)

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opau_onnx import native
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import OpauError
-from opau_onnx.runtime import native, native_cuda
+from opau_onnx.native import cuda as native_cuda
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 Coefficients = tuple[Any, Any]

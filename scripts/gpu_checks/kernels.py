@@ -15,7 +15,7 @@ from torch import Tensor
 from gpu_checks.device import DTYPES, Coefficients, Cpu, Gpu, cpu_run
 from opau_onnx.core.denominators import FORMS
 from opau_onnx.core.spec import BASES, Config, ordinary_limit
-from opau_onnx.runtime.native import extent
+from opau_onnx.native import extent
 
 DEGREES = ((5, 4), (0, 0), (3, 2), (9, 8), (16, 16))
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

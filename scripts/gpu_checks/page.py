@@ -19,7 +19,26 @@ def page(record: dict[str, Any]) -> str:
         lines += ["", *_sanitizer(parts["sanitizer"])]
     if "bench" in parts:
         lines += ["", *_bench(parts["bench"])]
+    if "training" in parts:
+        lines += ["", *_training(parts["training"])]
     return "\n".join(lines) + "\n"
+
+
+def _training(part: dict[str, Any]) -> list[str]:
+    total = sum(part["compared"].values())
+    verdict = (
+        "values and input gradients with the CPU kernels' bits, sums the same at each call" if part["passed"] else "FAILED"
+    )
+    lines = ["## Training", "", f"{total:,} combinations: {verdict}.", *[f"* {text}" for text in part["failures"]]]
+    if not part["times"]:
+        return lines
+    names = [name for name in part["times"][0] if name not in ("dtype", "megabytes", "relu_us")]
+    lines += ["", "Forward and backward over those of nn.ReLU, eager, in a CUDA graph:", ""]
+    lines += ["| dtype | MB | nn.ReLU, µs | " + " | ".join(names) + " |", "|---" * (3 + len(names)) + "|"]
+    for row in part["times"]:
+        cells = [row["dtype"], str(row["megabytes"]), str(row["relu_us"]), *(f"{row[name]:.2f}" for name in names)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _kernels(part: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from training.coefficients import coefficients
+from opau_onnx.nn import coefficient_parameters
 from training.datasets import Split
 from training.pixels import Pixels
 from training.precision import Precision
@@ -117,7 +117,7 @@ def _record(run: Training, epoch: int, sums: _Sums, rate: float, seconds: float)
         record["largest_gradient_norm"] = sums.largest_gradient
     if run.precision.scaler.is_enabled():
         record |= {"steps_left_out": sums.left_out, "scale": run.precision.scaler.get_scale()}
-    learned = coefficients(run.model)
+    learned = coefficient_parameters(run.model)
     if learned:
         record["largest_coefficient"] = max(float(p.detach().abs().max()) for p in learned if p.numel())
     return record

@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
+from opau_onnx.nn import balance, coefficient_parameters
 from training import TrainingError
-from training.coefficients import balance, coefficients
 from training.pixels import Augmentation
 
 MOMENTUM = 0.9
@@ -104,7 +104,7 @@ class Recipe:
         threads: of PyTorch.
         mirrored: whether mirrored images are of the same class, as :class:`training.datasets.Kind` has it.
         clip: largest norm of the gradient; None for no limit.
-        balanced: whether the coefficients' gradients are brought to one scale, :func:`training.coefficients.balance`.
+        balanced: whether the coefficients' gradients are brought to one scale, :func:`opau_onnx.nn.balance`.
         coefficient_lr: learning rate of the coefficients over that of the weights.
         precision: "float32", "bfloat16" or "float16".
         device: "cpu" or "cuda".
@@ -176,7 +176,7 @@ def make_recipe(method: str, *, mirrored: bool, clip: float | None = None, **opt
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Weights of layers, which decay; biases and other vectors; the coefficients of activations, with a rate of their own."""
-    learned = coefficients(model)
+    learned = coefficient_parameters(model)
     own = {id(p) for p in learned}
     others = [p for p in model.parameters() if id(p) not in own]
     groups = [

@@ -43,20 +43,26 @@ def test_sixteen_bits_are_certified(model: Path) -> None:
     (entry,) = content["activations"]
     assert [s["inputs"] for s in entry["sweeps"]] == [65536, 65536]
     assert entry["degrees"] == [5, 4]
+    assert {v["name"] for v in entry["sweeps"][0]["variants"]} > {"streaming stores", "lanes", "tiles"}
+    assert "float32: not asked for" in content["not_covered"]
+    assert any("float64" in line for line in content["not_covered"])
     assert len(content["model"]["sha256"]) == len(content["library"]["sha256"]) == 64
 
 
 def test_a_sample_is_no_certificate(model: Path) -> None:
     required_library()
-    done = run(model, "--quick", "--report", model.with_name("c.json"))
+    done = run(model, "--quick")
     assert done.returncode == 0, done.stderr
-    assert "this is no certificate" in done.stdout
+    assert "nothing wrong was found: this is no certificate" in done.stdout
+    assert [p.name for p in model.parent.iterdir()] == ["m.onnx"], "and no file that could be taken for one"
+    done = run(model, "--quick", "--report", model.with_name("c.json"))
+    assert "float32 inputs outside the sample" in json.loads(model.with_name("c.json").read_text())["not_covered"]
     assert not json.loads(model.with_name("c.json").read_text())["certificate"]
 
 
 def test_a_bar_that_is_missed(model: Path) -> None:
     required_library()
-    done = run(model, "--quick", "--dtypes", "float32", "--max-ulp", "0.5")
+    done = run(model, "--quick", "--dtypes", "float32", "--max-ulp", "0.5", "--report", model.with_name("m.certificate.json"))
     assert done.returncode == 1
     assert "not certified: float32:" in done.stdout
     assert not json.loads(model.with_name("m.certificate.json").read_text())["passed"]
@@ -75,14 +81,14 @@ def test_interrupting_leaves_nothing(model: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "interrupted; no certificate was written" in errors
+    assert "interrupted; nothing was certified" in errors
     assert [p.name for p in model.parent.iterdir()] == ["m.onnx"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.onnx"], "missing.onnx: No such file or directory"),
+        (["missing.onnx"], "missing.onnx does not exist; expected an .onnx file"),
         (["junk.onnx"], "is not an ONNX model"),
         (["m.onnx", "--dtypes", "float64"], "--dtypes has 'float64'; expected some of float32, float16, bfloat16"),
         (["inputs.onnx"], "are not stored in"),

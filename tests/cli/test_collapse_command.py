@@ -54,7 +54,7 @@ def test_not_compared(model: Path) -> None:
     ("arguments", "message"),
     [
         (["--form", "wide"], "the form is 'wide'"),
-        (["--input-shape", "3,x"], "expected [NAME:]SIZES"),
+        (["--input-shape", "3,x"], "expected [NAME:][DTYPE:]SIZES"),
         (["--reference", "missing.pt"], "missing.pt"),
     ],
 )

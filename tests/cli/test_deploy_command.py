@@ -62,7 +62,7 @@ def test_ray(model: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["triton", "m.onnx", "models", "--parameter", "threads"], "expected KEY=VALUE"),
-        (["triton", "m.onnx", "models", "--input-shape", "x:"], "expected [NAME:]SIZES"),
+        (["triton", "m.onnx", "models", "--input-shape", "x:"], "expected [NAME:][DTYPE:]SIZES"),
         (["triton", "m.onnx", "models", "--device", "tpu"], "device is 'tpu'"),
         (["triton", "gone.onnx", "models"], "gone.onnx cannot be read"),
         (["ray", "m.onnx", "c.yaml", "--autoscale", "1-4"], "expected MIN:MAX"),

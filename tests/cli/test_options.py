@@ -17,7 +17,7 @@ from opau_onnx.errors import LoadError
 from opau_onnx.io.source import load
 from opau_onnx.nn import HP1
 
-COMMANDS = ("export", "collapse", "verify", "plot", "certify", "bench", "serve", "loadtest", "deploy")
+COMMANDS = ("export", "collapse", "verify", "plot", "inspect", "certify", "bench", "serve", "loadtest", "deploy")
 
 
 class Two(nn.Module):

@@ -59,6 +59,8 @@ def test_equal(lenet: Path, sample: Path, tmp_path: Path) -> None:
         assert " % 0 equal" in rows[name]
     assert len([line for line in lines if line.startswith("conv1_activation/OrthogonalPade")]) == 3
     assert lines[-1] == f"equal: {lenet}"
+    assert '"used" is the share' in done.output  # and a column bears that name
+    assert " used " in next(line for line in lines if line.startswith("runtime "))
     assert "openvino" not in done.output
     content = json.loads((tmp_path / "r.json").read_text())
     assert [run["labels"]["differing"] for run in content["files"][0]["runtimes"]] == [0, 0]

@@ -79,7 +79,7 @@ class Builder:
         imports = [helper.make_opsetid("", self.case.opset), helper.make_opsetid(DOMAIN, OPSET_VERSION)]
         imports += [helper.make_opsetid(self.domain, 1)] if self.domain else []
         model = helper.make_model(graph, opset_imports=imports, ir_version=10)
-        body = ir.to_proto(function.build(self.case.config, self.case.opset))
+        body = ir.to_proto(function.build(self.case.config, self.case.opset, double=self.case.compute == "float64"))
         model.functions.append(body)
         return model
 

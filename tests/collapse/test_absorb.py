@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
+from opau_onnx.collapse.api import collapse_model
 from opau_onnx.collapse.passes.absorb import Absorbed, absorb
+from opau_onnx.core.frozen import trim
 from opau_onnx.core.spec import Config
-from opau_onnx.graph.frozen import freeze, trim
+from opau_onnx.graph.frozen import freeze
 from opau_onnx.graph.nodes import opau_nodes
 from tests.export import single
 
@@ -36,9 +39,11 @@ def arithmetic(op_type: str, read: str, written: str, values: Any, *, swapped: b
     return [helper.make_node(op_type, inputs[::-1] if swapped else inputs, [written])], [initializer(inputs[1], values)]
 
 
-def model(*before: Any, after: Any = (), config: Config | None = None, outputs: tuple[str, ...] = ()) -> onnx.ModelProto:
+def model(
+    *before: Any, after: Any = (), config: Config | None = None, outputs: tuple[str, ...] = (), rows: bool = False
+) -> onnx.ModelProto:
     """x, what is before (the last gives "b"), the activation (gives "a"), what is after (gives "y")."""
-    case = single.Case(config or Config())
+    case = single.Case(config or Config(), per_group=(rows, rows))
     made = single.model(case, ["N", CHANNELS, 5], single.coefficients(case))
     node = made.graph.node[0]
     parts = [p for part in before for p in part[0]], [t for part in before for t in part[1]]
@@ -164,3 +169,40 @@ def test_a_factor_after() -> None:
     assert np.allclose(found.frozen.numerator, 2.5 * plain.frozen.numerator, rtol=0)
     per_channel = absorbed(model(after=(arithmetic("Mul", "a", "y", PER_CHANNEL),)))
     assert not per_channel.nodes
+
+
+FAR = {
+    "a factor that overflows": ((), (arithmetic("Mul", "a", "y", 1e38),)),
+    "a factor that is subnormal": ((), (arithmetic("Mul", "a", "y", 1e-40),)),
+    "coefficients beyond the limit": ((), (arithmetic("Mul", "a", "y", 1e9),)),
+    "offsets that cancel": ((arithmetic("Sub", "x", "b0", 1e8), arithmetic("Add", "b0", "b", 1e8)), ()),
+    "offsets that nearly cancel": ((arithmetic("Add", "x", "b0", 3e4), arithmetic("Sub", "b0", "b", 2.9999e4)), ()),
+    "factors that overflow in between": ((arithmetic("Mul", "x", "b0", 1e30), arithmetic("Mul", "b0", "b", 1e-30)), ()),
+    "a division that overflows in between": ((arithmetic("Div", "x", "b0", 1e-30), arithmetic("Mul", "b0", "b", 1e-30)), ()),
+    "a factor before that is subnormal": ((arithmetic("Mul", "x", "b", 1e-40),), ()),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_what_the_bound_forbids_is_left_and_the_file_is_good(name: str, tmp_path: Path) -> None:
+    """Merged, the result was another one than that of the operators one by one, and the file was rejected by its own check."""
+    before, after = FAR[name]
+    proto = model(*before, after=after)
+    found = absorbed(proto)
+    assert len(found.nodes) < len(before) + len(after)
+    source = tmp_path / "m.onnx"
+    source.write_bytes(proto.SerializeToString())
+    result = collapse_model(source, tmp_path / "fused.onnx", "fused")
+    assert result.equal
+    assert result.path == tmp_path / "fused.onnx"
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_batch_norm_of_an_activation_along_another_axis(axis: int) -> None:
+    """BatchNormalization's channels are axis 1, whatever axis the activation's groups lie along."""
+    proto = model(batch_norm("x", "b"), config=Config(groups=2, axis=axis), rows=True)
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        if len(value.type.tensor_type.shape.dim) == 3:
+            value.type.tensor_type.shape.dim[2].dim_value = CHANNELS  # as many along both axes
+    found = absorbed(proto)
+    assert bool(found.nodes) == (axis == 1)

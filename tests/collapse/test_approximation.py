@@ -17,16 +17,16 @@ from opau_onnx.collapse.approximation.approximate import GUARD, ApproximationBud
 from opau_onnx.collapse.approximation.intervals import Interval, IntervalOps, single
 from opau_onnx.collapse.approximation.proof import enclose_exact, prove
 from opau_onnx.collapse.approximation.ranges import activation_ranges, run, shifted
-from opau_onnx.collapse.plan_search import one_row
 from opau_onnx.collapse.validation import read_data
 from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.config import Data
 from opau_onnx.core import oracle
 from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.frozen import Frozen, trim
 from opau_onnx.core.numpy_ops import NumpyOps
+from opau_onnx.core.plan_search import one_row
 from opau_onnx.core.spec import BASES, Config
 from opau_onnx.errors import CollapseError, LoadError, ValidationError
-from opau_onnx.graph.frozen import Frozen, trim
 from opau_onnx.io import datasets
 from opau_onnx.io.samples import Samples, read_samples
 from tests.cases import CASES, case

@@ -21,9 +21,9 @@ from opau_onnx.collapse.passes import fused
 from opau_onnx.compare.arrays import ort_value
 from opau_onnx.core.denominators import FORMS
 from opau_onnx.core.spec import BASES, DOMAIN, FIXED_OP_TYPE, Config
+from opau_onnx.native.library import get_library_path
 from opau_onnx.nn import HP1, OrthogonalPade
 from opau_onnx.runtime.assignment import assignments
-from opau_onnx.runtime.library import get_library_path
 from tests.collapse.test_absorb import batch_norm, model
 from tests.custom_ops.library import required_library
 from tests.export import single

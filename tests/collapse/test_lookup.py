@@ -16,6 +16,7 @@ from onnx import helper
 from opau_onnx.collapse import lookup_check
 from opau_onnx.collapse.lookup_check import TableCheck
 from opau_onnx.collapse.passes import lookup
+from opau_onnx.compare.runtimes.openvino import openvino_core
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import DOMAIN, Config
 from opau_onnx.errors import CollapseError
@@ -318,10 +319,10 @@ def test_inside_a_branch(outside: bool) -> None:
 
 
 def test_openvino_runs_it() -> None:
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     for source, target in itertools.product(("uint8", "int8"), repeat=2):
         after, _ = collapsed(qdq(source, target, ("N", 4)))
-        compiled = openvino.Core().compile_model(openvino.Core().read_model(after.SerializeToString()), "CPU")
+        compiled = openvino_core().compile_model(openvino_core().read_model(after.SerializeToString()), "CPU")
         x = codes(source, (64, 4))
         assert np.array_equal(next(iter(compiled(x).values())), run(after, x)[0])
 

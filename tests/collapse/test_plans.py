@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opau_onnx.collapse.plan_search import breakpoints, choose, error, operations, share
-from opau_onnx.collapse.plans import SCALED, EvaluationPlan, Tail, clamp_limit, evaluate, plans
 from opau_onnx.core import oracle
 from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.frozen import Frozen, trim
 from opau_onnx.core.numpy_ops import NumpyOps
+from opau_onnx.core.plan_search import breakpoints, choose, error, operations, share
+from opau_onnx.core.plans import SCALED, EvaluationPlan, Tail, clamp_limit, evaluate, plans
 from opau_onnx.core.spec import BASES, Config
-from opau_onnx.graph.frozen import Frozen, trim
 from tests.export import single
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,25 @@ def test_the_same_numbers(files: dict[str, Path], kind: Any) -> None:
         assert np.abs(got - want).max() < 1e-4
         assert all(runtime.record.values())
         runtime.close()
+
+
+def test_signals_after_openvino(files: dict[str, Path]) -> None:
+    """Two models open at once, closed in their order; in a process of its own, since a failure ends it."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    code = """
+import faulthandler, signal, sys
+faulthandler.enable()  # as pytest and many services do: signals have a stack of their own
+from opau_onnx.compare.runtimes.openvino import OpenVino
+one = OpenVino(sys.argv[1])
+two = OpenVino(sys.argv[1])
+one.close()
+del one
+del two
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(files["net"])], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr[-2000:]
 
 
 def test_what_ran_is_told(files: dict[str, Path]) -> None:

@@ -182,8 +182,8 @@ def test_nudges_leave_whole_numbers_and_the_model_alone() -> None:
     assert model.weight[1, 0].item() == np.float32(0.3)
     again = TorchReference(model, torch.float32, seed=0).expect([x])
     reference = TorchReference(model, torch.float32, seed=0)
-    assert first[0].tolerance > 0
-    assert again[0].tolerance == reference.expect([x])[0].tolerance
+    assert (first[0].tolerance > 0).all()
+    assert np.array_equal(again[0].tolerance, reference.expect([x])[0].tolerance)
 
 
 def test_nudges_leave_a_module_that_stands_at_two_places_alone() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from opau_onnx.core import oracle
 from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.fitting import PRINTED
 from opau_onnx.core.spec import BASES, Config
 from opau_onnx.core.targets import TARGETS
 from opau_onnx.errors import SpecError
@@ -20,18 +21,18 @@ HP1, HP2, PAU = Config("hermite_e"), Config("hermite"), Config("power")
 
 LARGEST = {
     # target: largest error on [-3, 3] at degrees (5, 4) of HP-1, HP-2 and PAU version A
-    "leaky_relu": (0.100, 0.073, 0.043),
-    "relu": (0.100, 0.073, 0.043),
-    "prelu": (0.083, 0.060, 0.035),
-    "elu": (0.0065, 0.0055, 0.0010),
-    "softplus": (0.0082, 0.0070, 0.0002),
-    "silu": (0.0072, 0.0050, 0.0002),
-    "gelu": (0.0185, 0.0115, 0.0022),
-    "mish": (0.0130, 0.0075, 0.0012),
-    "tanh": (0.0135, 0.0095, 0.0001),
-    "sigmoid": (0.0076, 0.0065, 0.0001),
-    "tanhsoft": (0.0185, 0.0085, 0.0012),
-    "eis": (0.0150, 0.0088, 0.0050),
+    "leaky_relu": (0.100, 0.073, 0.047),
+    "relu": (0.100, 0.073, 0.047),
+    "prelu": (0.083, 0.060, 0.037),
+    "elu": (0.0075, 0.0055, 0.0033),
+    "softplus": (0.0115, 0.0100, 0.0026),
+    "silu": (0.0092, 0.0058, 0.0020),
+    "gelu": (0.0205, 0.0145, 0.0025),
+    "mish": (0.0155, 0.0118, 0.0042),
+    "tanh": (0.0147, 0.0098, 0.0004),
+    "sigmoid": (0.0130, 0.0080, 0.0001),
+    "tanhsoft": (0.0190, 0.0150, 0.0048),
+    "eis": (0.0163, 0.0080, 0.0110),
 }
 
 
@@ -59,6 +60,35 @@ def test_tails_are_tame(config: Config, target: str) -> None:
     found = fit(target, config)
     assert np.abs(value(config, found, np.linspace(-20, 20, 401))).max() < 40
     assert found.tail_error < 0.3
+
+
+@pytest.mark.parametrize("basis", ["hermite_e", "chebyshev", "power"])
+def test_growth_far_out(basis: str) -> None:
+    """The highest coefficient of the denominator is not left at nearly 0, which lets a fit grow quadratically."""
+    for target in TARGETS:
+        found = fit(target, Config(basis))
+        far = value(Config(basis), found, np.array(PRINTED))
+        assert found.far == pytest.approx(far)
+        assert np.abs(far).max() < 150
+    free = fit("sigmoid", HP1, growth_weight=0.0)
+    assert abs(free.far[3]) > 400 > 10 > abs(fit("sigmoid", HP1).far[3])
+
+
+def test_growth_of_high_degrees_and_of_steep_targets() -> None:
+    config = Config("chebyshev", "abs_terms", (16, 16))
+    assert np.abs(fit("leaky_relu", config).far).max() < 150
+    assert np.abs(fit("leaky_relu", config, growth_weight=0.0).far).max() > 1000
+    steep, free = (fit(np.exp, HP1, (-1.0, 1.0), growth_weight=w) for w in (0.01, 0.0))
+    assert steep.rms_error < 1.5 * free.rms_error + 0.003, "what nothing can follow does not count"
+
+
+@pytest.mark.parametrize("form", ["abs_terms", "abs_sum"])
+def test_no_denominator_starts_where_it_has_no_slope(form: str) -> None:
+    config = Config("hermite_e", form)
+    found = fit(lambda x: x, config)
+    weights = np.asarray(found.denominator, dtype=np.float32)
+    assert (weights != 0).all()
+    assert found.max_error < 1e-3
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -98,7 +128,7 @@ def test_interval() -> None:
 
 
 def test_tail_weight() -> None:
-    free = fit("leaky_relu", HP1, tail_weight=0.0)
+    free = fit("leaky_relu", HP1, tail_weight=0.0, growth_weight=0.0)
     held = fit("leaky_relu", HP1)
     assert free.max_error < held.max_error < 1.3 * free.max_error
     assert abs(value(HP1, free, 20.0)) > 100 > 20 > abs(value(HP1, held, 20.0))
@@ -107,7 +137,7 @@ def test_tail_weight() -> None:
 @pytest.mark.parametrize("name", ["numpy", "torch", "module", "lambda"])
 def test_callables(name: str) -> None:
     function = {"numpy": np.tanh, "torch": torch.tanh, "module": torch.nn.Tanh(), "lambda": lambda x: np.tanh(x)}[name]
-    assert fit(function, HP2).max_error == pytest.approx(fit("tanh", HP2).max_error, rel=1e-6)
+    assert fit(function, HP2).max_error == pytest.approx(fit("tanh", HP2).max_error, rel=1e-3)
 
 
 def test_target_that_ends_at_the_interval() -> None:
@@ -128,6 +158,7 @@ def test_target_that_ends_at_the_interval() -> None:
         ({"interval": (np.nan, 1.0)}, "interval is"),
         ({"tail_weight": -1.0}, "tail_weight is -1.0; expected a finite number of at least 0"),
         ({"tail_weight": np.nan}, "tail_weight is nan"),
+        ({"growth_weight": -1.0}, "growth_weight is -1.0; expected a finite number of at least 0"),
         ({"target": lambda x: np.where(x > 2, np.nan, x)}, r"is not finite on the whole interval \[-3, 3\]"),
         ({"target": lambda x: x.sum()}, r"gives shape \(\) for input of shape \(513,\); it must be elementwise"),
     ],

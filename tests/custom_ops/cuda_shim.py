@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from opau_onnx.core.spec import Config
-from opau_onnx.runtime.native import DTYPES
+from opau_onnx.native import DTYPES
 
 ROOT = Path(__file__).resolve().parents[2] / "custom_ops"
 NATIVE = Path(__file__).parent / "native"
@@ -46,11 +46,12 @@ def headers() -> Path | None:
 
 def build(folder: Path, sanitized: bool = False) -> Path:
     """A library of all kernels, or of a few of them under the address and undefined behaviour sanitizers."""
-    (folder / "opau").mkdir()
+    (folder / "opau").mkdir(exist_ok=True)
     subprocess.run([sys.executable, ROOT / "generate_tables.py", folder / "opau" / "tables.hpp"], check=True)
     command = ["g++", *FLAGS, "-include", NATIVE / "cuda_shim.hpp", "-isystem", headers()]
     command += [f"-I{ROOT}", f"-I{ROOT / 'include'}", f"-I{folder}"]
-    sources = [NATIVE / "cuda_shim.cpp", ROOT / "cpu" / "prepare.cpp"]
+    command += ["-DOPAU_WITH_CUDA=1"]
+    sources = [NATIVE / "cuda_shim.cpp", ROOT / "cpu" / "prepare.cpp", ROOT / "api" / "cuda_training_api.cpp"]
     if sanitized:
         command += ["-O1", "-g", SANITIZERS, "-fno-sanitize-recover=all", "-DOPAU_SUBSET"]
     else:

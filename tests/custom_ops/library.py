@@ -7,8 +7,8 @@ import os
 
 import pytest
 
+from opau_onnx import native
 from opau_onnx.errors import LibraryError
-from opau_onnx.runtime import native
 
 
 def required_library() -> ctypes.CDLL:

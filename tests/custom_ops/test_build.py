@@ -16,7 +16,7 @@ import pytest
 
 from opau_onnx import __version__
 from opau_onnx.errors import LibraryError
-from opau_onnx.runtime.library import build_info, get_library_path
+from opau_onnx.native.library import build_info, get_library_path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "custom_ops"
@@ -94,6 +94,37 @@ def test_without_a_compiler_the_package_says_what_to_install(tmp_path: Path) -> 
     assert record["cuda"] is False
     assert "no C++ compiler was found. Install one" in record["reason"]
     assert "CMake Warning" in log
+
+
+def on_terminal(*command: object, **environment: str) -> str:
+    """What a command writes on its terminal past its output, which goes to a pipe, as pip's builds do."""
+    program = (
+        "import fcntl, subprocess, sys, termios\n"
+        "fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0)\n"
+        "sys.exit(subprocess.run(sys.argv[2:], stdin=subprocess.DEVNULL, capture_output=True).returncode)"
+    )
+    master, slave = os.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", program, str(slave), *map(str, command)],
+            check=True, timeout=120, env={**os.environ, **environment}, start_new_session=True, pass_fds=[slave],
+        )  # fmt: skip
+        os.set_blocking(master, False)
+        return os.read(master, 100_000).decode()
+    except BlockingIOError:
+        return ""
+    finally:
+        os.close(slave)
+        os.close(master)
+
+
+@needs_cmake
+@linux
+@pytest.mark.parametrize("by_pip", [True, False])
+def test_without_a_compiler_the_terminal_is_told_past_pip(tmp_path: Path, by_pip: bool) -> None:
+    options = ["-DSKBUILD=2"] if by_pip else []
+    text = on_terminal(CMAKE, "-S", SOURCE, "-B", tmp_path, *options, CXX="/nowhere/c++", CC="/nowhere/cc")
+    assert ("WARNING: The compiled op library is not built: no C++ compiler was found" in text) is by_pip
 
 
 @needs_cmake

@@ -12,13 +12,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from opau_onnx import native
 from opau_onnx.core.denominators import FORMS
 from opau_onnx.core.spec import BASES, Config
-from opau_onnx.runtime import native
 from tests.cases import case, inputs
 from tests.custom_ops import cuda_shim
 from tests.custom_ops.cuda_shim import Kernels
-from tests.custom_ops.library import required_library
 
 NUMPY = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 INTEGERS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -26,13 +25,9 @@ GRIDS = [(4, (0, 0)), (1, (1, 1)), (132, (3, 2))]
 """(multiprocessors, most blocks along x and y): grids as asked for, and small ones that make threads stride."""
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    reason = cuda_shim.unavailable()
-    if reason is not None:
-        pytest.skip(reason)
-    required_library()
-    return cuda_shim.build(tmp_path_factory.mktemp("shim"))
+@pytest.fixture
+def library(shim: Path) -> Path:
+    return shim
 
 
 def same(a: Any, b: Any) -> Any:

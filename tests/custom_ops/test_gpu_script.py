@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from opau_onnx.runtime import native, native_cuda
+from opau_onnx import native
+from opau_onnx.native import cuda as native_cuda
 from tests.custom_ops.library import required_library
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu.py"
@@ -27,7 +28,8 @@ def test_all_parts_dry(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "gpu.json").read_text())
     assert record["machine"]["dry"] is True
-    assert set(record["parts"]) == {"kernels", "sanitizer", "bench"}
+    assert set(record["parts"]) == {"kernels", "sanitizer", "bench", "training"}
+    assert record["parts"]["training"]["passed"]
     assert record["parts"]["kernels"]["passed"]
     assert sum(record["parts"]["kernels"]["compared"].values()) > 100
     page = (tmp_path / "gpu.md").read_text()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from opau_onnx import native
 from opau_onnx.core import oracle
 from opau_onnx.core.denominators import FORMS
 from opau_onnx.core.spec import BASES, Config
 from opau_onnx.errors import SpecError
-from opau_onnx.runtime import native
+from opau_onnx.native import training
 from tests.cases import CASES, SHARED_CASES, Case, case, inputs, trusted
 from tests.custom_ops.library import required_library
 
@@ -300,3 +302,49 @@ def test_the_library_names_what_it_does_not_know(library: Any) -> None:
     assert b"2 rows; expected 1" in create(b"power", b"plain", 5, 4, 1, 1, p, 2, p, 1, *none, -1, ctypes.byref(out))
     assert b"instruction set 99 does" in create(b"power", b"plain", 5, 4, 1, 1, p, 1, p, 1, *none, 99, ctypes.byref(out))
     assert out.value is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("groups", [3, 8, 65])
+def test_runs_of_every_length(library: Any, groups: int, dtype: str) -> None:
+    """Bit for bit what each row's own activation gives, in place too, with some inputs far out; more lengths than are kept."""
+    rng = np.random.default_rng(groups)
+    exact = np.float64 if dtype == "float64" else np.float32
+    c, d = rng.normal(size=(groups, 6)).astype(exact), rng.normal(size=(groups, 4)).astype(exact)
+    config = Config("hermite_e", "abs_terms", (5, 4), groups, 1)
+    alone = [native.Activation(Config(), c[n], d[n], dtype, library=library) for n in range(groups)]
+    for name in native.instruction_sets(library):
+        activation = native.Activation(config, c, d, dtype, instruction_set=name, library=library)
+        for length in (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 33, 47, 65):
+            x = rng.normal(size=(5, groups, length)).astype(dtype)
+            x.reshape(-1)[::11] *= 100.0 if dtype == "float16" else 1e6
+            want = np.stack([alone[n](np.ascontiguousarray(x[:, n])) for n in range(groups)], axis=1)
+            assert activation(x).tobytes() == want.tobytes()
+            activation.run(x.ctypes.data, x.ctypes.data, native.extent(config, x.shape), (0, x.size))
+            assert x.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 3, 0), (2, 0, 4), (0, 3), (3, 0)])
+def test_no_elements(library: Any, shape: tuple[int, ...]) -> None:
+    c, d = np.ones((3, 6), np.float32), np.ones((3, 4), np.float32)
+    if shape[1]:
+        assert native.Activation(Config(groups=3), c, d, library=library)(np.zeros(shape, np.float32)).shape == shape
+    function = training.Function(Config(groups=3), library=library)
+    given, x = native.Given(Config(groups=3), c, d, "float32", None), np.zeros(shape, np.float32)
+    extent, (dc, dd) = native.extent(Config(groups=3), shape), (np.ones((3, 6), np.float32), np.ones((3, 4), np.float32))
+    function.forward(1, *given.arguments[6:10], x.ctypes.data, x.ctypes.data, extent)
+    function.backward(1, *given.arguments[6:10], *[v.ctypes.data for v in (x, x, x, dc, dd)], extent)
+    assert not dc.any()
+    assert not dd.any()
+
+
+def test_tables_are_made_by_several_threads_at_once(library: Any) -> None:
+    rng = np.random.default_rng(0)
+    c, d = rng.normal(size=(8, 6)).astype(np.float32), rng.normal(size=(8, 4)).astype(np.float32)
+    inputs = [rng.normal(size=(9, 8, length)).astype(np.float32) for length in (1, 2, 3, 4, 5, 6)] * 4
+    for _ in range(20):
+        activation = native.Activation(Config(groups=8), c, d, library=library)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(activation, inputs))
+        again = native.Activation(Config(groups=8), c, d, library=library)
+        assert all(y.tobytes() == again(x).tobytes() for x, y in zip(inputs, found, strict=True))

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from opau_onnx.runtime import native
+from opau_onnx import native
 from tests.cases import case
 from tests.custom_ops.library import required_library
 

@@ -56,4 +56,4 @@ def test_the_address_sanitizer_would_report() -> None:
     """The same run, told to hand the library a buffer that is too short."""
     result = driven("asan", built("asan"), ("--break",))
     assert result.returncode == 66
-    assert "heap-buffer-overflow" in result.stderr
+    assert "ERROR: AddressSanitizer" in result.stderr  # an unaligned vector over the end is an "unknown-crash"

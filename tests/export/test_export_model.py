@@ -162,4 +162,5 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     model = nets.tiny()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     export_model(model, tmp_path / "m.onnx", nets.example(2, 4), dtype="float16", validate=False)
-    assert all(torch.equal(v, before[k]) and v.dtype == torch.float32 for k, v in model.state_dict().items())
+    assert all(torch.equal(v, before[k]) and v.dtype == before[k].dtype for k, v in model.state_dict().items())
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from opau_onnx.core.frozen import Frozen, trim
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import CollapseError
-from opau_onnx.graph.frozen import Frozen, freeze, trim
+from opau_onnx.graph.frozen import freeze
 from opau_onnx.graph.nodes import opau_nodes
 from tests.export import single
 

@@ -115,7 +115,9 @@ def test_nodes_in_the_branches_of_an_if(way: str) -> None:
         [wanted, x], [choice.outputs[0]], nodes=[choice], initializers=[v for pair in constants for v in pair], name="test",
         opset_imports={"": 20, DOMAIN: OPSET_VERSION},
     )  # fmt: skip
-    file = ir.to_proto(ir.Model(graph, ir_version=10, functions=[function.build(c.config, 20) for c in cases]))
+    file = ir.to_proto(
+        ir.Model(graph, ir_version=10, functions=[function.build(c.config, 20, double=c.compute == "float64") for c in cases])
+    )
     onnx.checker.check_model(file, full_check=True)
     data = single.inputs(cases[0])
     run = WAYS[way](file)

@@ -15,7 +15,7 @@ from keras import layers, ops
 import opau_onnx
 from opau_onnx.core import oracle
 from opau_onnx.core.denominators import FORMS
-from opau_onnx.core.spec import BASES, Config
+from opau_onnx.core.spec import BASES
 from opau_onnx.errors import ExportError, SpecError
 from opau_onnx.keras import OrthogonalPade, evaluate, from_torch, to_torch, to_torch_model
 from opau_onnx.nn import OrthogonalPade as TorchOrthogonalPade
@@ -296,6 +296,25 @@ def test_training_saving_loading() -> None:
         np.savez(FOLDER / "trained.npz", x=x, y=want)
 
 
+def test_saved_weights_say_their_function() -> None:
+    """Those of another basis are refused; those that say none load with a warning."""
+
+    def made(basis: str) -> Any:
+        return keras.Sequential([layers.Input((4,)), layers.Dense(3), OrthogonalPade(basis, name="act")])
+
+    weights = FOLDER / f"{BACKEND}_act.weights.h5"
+    made("hermite").save_weights(weights)
+    made("hermite").load_weights(weights)
+    with pytest.raises(ValueError, match=r"the saved coefficients are of hermite, .* computes hermite_e"):
+        made("hermite_e").load_weights(weights)
+    store: dict[str, Any] = {}
+    layer = made("hermite").get_layer("act")
+    layer.save_own_variables(store)
+    del store["configuration"]
+    with pytest.warns(UserWarning, match="act: the weights do not say which function .* hermite, abs_terms"):
+        layer.load_own_variables(store)
+
+
 def test_jit_vmap_and_masks() -> None:
     at = case("hermite_e", "abs_terms")
     x = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
@@ -399,4 +418,4 @@ def test_export_of_a_subclassed_model() -> None:
     assert [v.dtype for v in net.variables] == before
     assert net.act.dtype_policy.name == "float32"
     assert len(exported(net, x).activations) == 1
-    assert Config(**{**vars(net.act.config)}) == to_torch(net.act).config
+    assert net.act.config == to_torch(net.act).config

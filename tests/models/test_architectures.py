@@ -16,6 +16,7 @@ from opau_onnx import create_session, export_model, models
 from opau_onnx.models.inverted_residual import DropPath, InvertedResidual, SqueezeExcitation
 from opau_onnx.nn import HP1
 from opau_onnx.runtime.assignment import assignments
+from opau_onnx.runtime.layout_cache import verified
 from opau_onnx.runtime.optimize import block_size
 
 PUBLISHED = {
@@ -187,4 +188,6 @@ def test_exported_kernel_and_function_agree_with_pytorch(
             assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
     if block_size() and name in REORDERS:
         (kept,) = (tmp_path / "cache" / "layout").iterdir()
-        assert sum("Reorder" in node.op_type for node in onnx.load(kept).graph.node) == REORDERS[name]
+        content = verified(kept.name, kept.read_bytes())
+        assert content is not None
+        assert sum("Reorder" in node.op_type for node in onnx.load_model_from_string(content).graph.node) == REORDERS[name]

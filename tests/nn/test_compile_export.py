@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch.autograd import forward_ad
 from torch.export import Dim
 
 from opau_onnx.core.denominators import FORMS
@@ -83,6 +87,58 @@ def test_aot_autograd_for_every_basis_and_form() -> None:
         torch.compiler.reset()
 
 
+def test_compiled_graphs_hold_the_kernels() -> None:
+    """One node each way, and nothing of the formula."""
+    found: list[str] = []
+
+    def record(graph: torch.fx.GraphModule, _: list[Any]) -> Any:
+        found.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return make_boxed_func(graph.forward)
+
+    compiled = torch.compile(HP1(), fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=record, bw_compiler=record))
+    for size in (3, 8):
+        compiled(torch.randn(size, requires_grad=True)).sum().backward()
+    ours = [name for name in found if "opau" in name]
+    assert ours == ["opau.orthogonal_pade_forward.default", "opau.orthogonal_pade_backward.default"]
+    assert not any("div" in name for name in found)
+
+
+@pytest.mark.parametrize("frozen", ["input", "coefficients"])
+def test_compiled_gradients_of_part(frozen: str) -> None:
+    module, x = HP1(groups=2), torch.randn(3, 4, 5, requires_grad=frozen != "input")
+    module.requires_grad_(frozen != "coefficients")
+    torch.compile(module, fullgraph=True)(x).sum().backward()
+    found = [v.grad for v in (x, module.numerator, module.denominator)]
+    for v in (x, module.numerator, module.denominator):
+        v.grad = None
+    module(x).sum().backward()
+    for ours, v in zip(found, (x, module.numerator, module.denominator), strict=True):
+        assert (ours is None) == (v.grad is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, v.grad, rtol=0, atol=0)
+
+
+def test_compiled_autograd() -> None:
+    module, x = HP1(), torch.randn(9, requires_grad=True)
+    (want,) = torch.autograd.grad(module(x).sum(), x)
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda: module(x).sum().backward(), backend="aot_eager")()
+    torch.testing.assert_close(x.grad, want)
+
+
+def test_aot_inductor_gets_the_formula(tmp_path: Path) -> None:
+    """A library that runs without Python may hold none of our operators."""
+    module = HP1()
+    program = torch.export.export(module, (torch.randn(7),), dynamic_shapes=({0: Dim.DYNAMIC},))
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    x = torch.tensor([0.5, 1e30, -1e30, -2.0, 0.0])
+    torch.testing.assert_close(torch._inductor.aoti_load_package(path)(x), module(x), rtol=1e-5, atol=1e-6)
+    with zipfile.ZipFile(path) as package:
+        assert not any(
+            b"orthogonal_pade_forward" in package.read(name) for name in package.namelist() if name.endswith((".so", ".cpp"))
+        )
+
+
 def operators(program: torch.export.ExportedProgram) -> list[str]:
     return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
 
@@ -139,6 +195,36 @@ def test_vmap_and_grad() -> None:
     torch.testing.assert_close(tangent, leaf.grad[0])  # type: ignore[index]
 
 
+def test_other_ways_to_differentiate() -> None:
+    """Many gradients at once, vectorised jacobians, and dual numbers."""
+    module, x = HP1(), torch.randn(4, requires_grad=True)
+    (slopes,) = torch.autograd.grad(module(x).sum(), x)
+    (rows,) = torch.autograd.grad(module(x), x, torch.eye(4), is_grads_batched=True)
+    torch.testing.assert_close(rows, slopes.diag())
+    torch.testing.assert_close(torch.autograd.functional.jacobian(module, x, vectorize=True), slopes.diag())
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(module(forward_ad.make_dual(x.detach(), torch.ones(4)))).tangent
+    torch.testing.assert_close(tangent, slopes)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("degrees", [(3, 0), (0, 2), (0, 0)])
+def test_without_coefficients_in_the_denominator(degrees: tuple[int, int], groups: int) -> None:
+    module, x = OrthogonalPade(degrees=degrees, groups=groups), torch.randn(3, 2, requires_grad=True)
+    for run in (module, torch.compile(module, backend="aot_eager")):
+        module.zero_grad()
+        run(x).sum().backward()
+        assert module.numerator.grad is not None
+        assert module.numerator.grad.isfinite().all()
+        used = module.denominator.numel() > 0
+        if used:
+            assert module.denominator.grad is not None
+            assert module.denominator.grad.shape == module.denominator.shape
+        assert isinstance(module.denominator, nn.Parameter) == used
+    (slope,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
+    slope.sum().backward()
+
+
 def test_vmap_over_an_ensemble_of_coefficients() -> None:
     at = case("hermite", "abs_sum")
     x = torch.randn(6, dtype=torch.float64)
@@ -163,9 +249,3 @@ def test_hessian() -> None:
     assert found.shape == (4, 4)
     torch.testing.assert_close(found, torch.autograd.functional.hessian(total, c))
     assert rows.shape == (4, 3)
-
-
-def test_forward_mode_is_refused_clearly() -> None:
-    module, x = HP1(), torch.randn(3)
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
-        module(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))

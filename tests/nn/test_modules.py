@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from opau_onnx.core import oracle
 from opau_onnx.core.spec import PAU_FORMS, Config
@@ -98,8 +98,34 @@ def test_from_coefficients() -> None:
          "PAU(power, pau_c, degrees (5, 4), 2 groups along axis 1, init: tanh on [-2, 2], max error "),
     ],
 )  # fmt: skip
-def test_text(module: nn.Module, text: str) -> None:
+def test_text(module: OrthogonalPade, text: str) -> None:
     assert repr(module).startswith(text)
+    assert module.fit is not None
+    values = ", ".join(f"{v:.3g}" for v in module.fit.far)
+    assert repr(module).endswith(f", values at -100, -10, 10, 100: {values})")
+
+
+@pytest.mark.parametrize(("form", "gain"), [("abs_terms", 0.5), ("abs_sum", 0.9)])
+def test_a_denominator_that_the_fit_leaves_out_learns(form: str, gain: float) -> None:
+    """abs() has no slope at 0: with a denominator of exactly 0 only the numerator learns, and ends further off."""
+
+    def loss_after(denominator: Tensor | None) -> tuple[float, Tensor]:
+        act = OrthogonalPade("hermite_e", (3, 4), form, init=lambda x: x)
+        if denominator is not None:
+            act.denominator.data = denominator
+        optimizer, x = torch.optim.Adam(act.parameters(), 1e-2), torch.linspace(-3, 3, 256)
+        for _ in range(400):
+            optimizer.zero_grad()
+            loss = (act(x) - torch.relu(x)).square().mean()
+            loss.backward()
+            optimizer.step()
+        return loss.item(), act.denominator.detach()
+
+    stuck, frozen = loss_after(torch.zeros(4))
+    assert not frozen.any()
+    found, learned = loss_after(None)
+    assert learned.abs().max() > 0.01
+    assert found < gain * stuck
 
 
 def model() -> nn.Sequential:

@@ -134,3 +134,92 @@ def test_errors() -> None:
         replace_activations(model(), names="0.gate")
     with pytest.raises(ValueError, match="names"):
         replace_activations(model(), names="nothing")
+
+
+def foreign(module: str, name: str, function: object = torch.relu) -> nn.Module:
+    """A module of a class that another library would define."""
+    kind = type(name, (nn.Module,), {"forward": lambda self, x: function(x), "__module__": module})  # type: ignore[operator]
+    return kind()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "swapped"),
+    [
+        ("transformers.activations", "GELUActivation", True),
+        ("transformers.activations", "QuickGELUActivation", True),
+        ("transformers.activations", "LinearActivation", False),
+        ("timm.layers.activations", "Swish", True),
+        ("timm.layers.activations", "Sigmoid", False),
+        ("timm.layers.activations_me", "MishMe", True),
+        ("diffusers.models.activations", "FP32SiLU", True),
+        ("diffusers.models.activations", "GELU", False),
+        ("mine.activations", "GELUActivation", False),
+    ],
+)
+def test_other_libraries_activations_by_name(module: str, name: str, swapped: bool) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), foreign(module, name), nn.ReLU())
+    replace_activations(net)
+    assert isinstance(net[1], HP1) is swapped
+    assert isinstance(net[2], HP1)
+
+
+def test_an_activation_inside_another_one_goes_with_it() -> None:
+    outer = foreign("transformers.activations", "GELUActivation")
+    outer.add_module("act", nn.GELU())
+    net = nn.Sequential(outer)
+    replace_activations(net)
+    assert isinstance(net[0], HP1)
+
+
+def test_imitation_of_other_libraries() -> None:
+    net = nn.Sequential(foreign("timm.layers.activations", "Swish", lambda x: x * torch.sigmoid(x)))
+    replace_activations(net, imitate=True)
+    x = torch.linspace(-3, 3, 50)
+    assert (net(x) - x * torch.sigmoid(x)).abs().max() < 0.02
+
+
+def test_shared_instances_can_be_split() -> None:
+    act = nn.SiLU()
+    made = [nn.Sequential(nn.Linear(4, 4), act, nn.Linear(4, 4), act) for _ in range(2)]
+    replace_activations(made[0])
+    replace_activations(made[1], share=False)
+    assert made[0][1] is made[0][3]
+    assert made[1][1] is not made[1][3]
+    assert isinstance(made[1][3], HP1)
+
+
+def test_groups_by_the_channels_of_the_example() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU()).train()
+    before = net[1].running_mean.clone()
+    replace_activations(net, HP1, groups="channel", example=torch.randn(2, 3, 8, 8))
+    assert [net[2].config.groups, net[4].config.groups] == [6, 4]
+    assert torch.equal(net[1].running_mean, before), "the run leaves no trace"
+    assert net.training
+    assert all(m.training for m in net.modules())
+    last = nn.Sequential(nn.Linear(4, 5), nn.ReLU())
+    replace_activations(last, HP1, groups="channel", axis=-1, example=(torch.randn(2, 7, 4),))
+    assert (last[1].config.groups, last[1].config.axis) == (5, -1)
+
+
+def test_channels_that_the_example_does_not_tell() -> None:
+    def net() -> nn.Sequential:
+        act = nn.ReLU()
+        return nn.Sequential(nn.Linear(4, 6), act, nn.Linear(6, 2), act)
+
+    with pytest.raises(ReplacementError, match='groups="channel" needs an example input'):
+        replace_activations(net(), HP1, groups="channel")
+    with pytest.raises(ReplacementError, match="1 gets 2 and 6 channels at different places"):
+        replace_activations(net(), HP1, groups="channel", example=torch.randn(3, 4))
+    with pytest.raises(ReplacementError, match="has no axis 2"):
+        replace_activations(net(), HP1, groups="channel", axis=2, example=torch.randn(3, 4))
+
+
+def test_device_and_dtype_of_what_stands_around() -> None:
+    net = nn.Sequential(
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU()).double(), nn.Sequential(nn.Linear(4, 4), nn.ReLU()).bfloat16(),
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU()).to("meta"),
+    )  # fmt: skip
+    replace_activations(net)
+    assert net[0][1].numerator.dtype == torch.float64
+    assert net[1][1].numerator.dtype == torch.float32
+    assert net[2][1].numerator.device.type == "meta"

@@ -22,9 +22,9 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def in_openvino(path: Path, x: Any) -> Any:
-    import openvino
+    from opau_onnx.compare.runtimes.openvino import openvino_core
 
-    compiled = openvino.Core().compile_model(path, "CPU", EXACT)
+    compiled = openvino_core().compile_model(path, "CPU", EXACT)
     parts = [x[i : i + 500] for i in range(0, len(x), 500)]
     return np.concatenate([next(iter(compiled(part).values())) for part in parts])
 

@@ -11,10 +11,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from opau_onnx import create_session
+from opau_onnx import create_session, native
 from opau_onnx.core.denominators import FORMS
 from opau_onnx.core.spec import BASES, Config
-from opau_onnx.runtime import native
 from opau_onnx.runtime.assignment import assignments
 from tests.export import single
 from tests.export.single import Case

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from opau_onnx import ValidationConfig, collapse_model, create_session, export_model
 from opau_onnx.compare.arrays import array, ort_value
 from opau_onnx.errors import SpecError
+from opau_onnx.native.library import get_library_path
 from opau_onnx.nn import HP1, OrthogonalPade
-from opau_onnx.runtime import layout, optimize
+from opau_onnx.runtime import layout, layout_cache, optimize
 from opau_onnx.runtime.assignment import assignments
-from opau_onnx.runtime.library import get_library_path
 from tests.custom_ops.library import required_library
 
 
@@ -69,6 +69,18 @@ def reorders(path: Path, folder: Path) -> int:
     return count(onnx.load(folder / "optimized.onnx"))
 
 
+def entry(cache: Path) -> bytes:
+    """The only one, without its hash."""
+    (kept,) = cache.iterdir()
+    content = layout_cache.verified(kept.name, kept.read_bytes())
+    assert content is not None
+    return content
+
+
+def kept_model(cache: Path) -> onnx.ModelProto:
+    return onnx.load_model_from_string(entry(cache))
+
+
 def count(model: onnx.ModelProto) -> int:
     return Counter(n.domain for n in model.graph.node if "Reorder" in n.op_type)[layout.NCHWC]
 
@@ -101,8 +113,7 @@ def test_the_reorders_are_gone(tmp_path: Path, cache: Path) -> None:
     path = exported(convolutions(), tmp_path)
     assert blocked(path)
     both(path, 1, 3, 12, 12)
-    (kept,) = cache.iterdir()
-    assert count(onnx.load(kept)) == reorders(path, tmp_path) - 4  # the last activation's result leaves the model
+    assert count(kept_model(cache)) == reorders(path, tmp_path) - 4  # the last activation's result leaves the model
 
 
 def different(groups: int) -> HP1:
@@ -122,10 +133,9 @@ def test_channels_that_differ(groups: int, tmp_path: Path, cache: Path) -> None:
     for batch in (1, 5):
         one, two = both(path, batch, 3, 12, 12)
         assert one.tobytes() == two.tobytes()
-    (kept,) = cache.iterdir()
-    assert kept.read_bytes().startswith(optimize.NOTHING) == (groups == 32)
+    assert entry(cache).startswith(optimize.NOTHING) == (groups == 32)
     if groups != 32:
-        assert count(onnx.load(kept)) == reorders(path, tmp_path) - 4
+        assert count(kept_model(cache)) == reorders(path, tmp_path) - 4
 
 
 @pytest.mark.parametrize("groups", [1, 64])
@@ -155,8 +165,7 @@ def test_batch_norms_absorbed_by_the_fused_form(groups: int, tmp_path: Path, cac
     for batch in (1, 5):
         one, two = both(fused, batch, 3, 12, 12)
         assert one.tobytes() == two.tobytes()
-    (kept,) = cache.iterdir()
-    inside = onnx.load(kept)
+    inside = kept_model(cache)
     assert sum(a.name == layout.BLOCK for n in inside.graph.node for a in n.attribute) == 3
     assert count(inside) < reorders(fused, tmp_path)
 
@@ -202,8 +211,35 @@ def _run(model: bytes, x: Any, dtype: str) -> Any:
 def test_blocks_that_do_not_fit_are_an_error() -> None:
     with pytest.raises(Exception, match="blocks of 16 channels do not fit 24 groups of 1 channels"):
         _run(_fixed(24, 24, "float32", False, 16), np.zeros((1, 24, 2, 1)), "float32")
-    with pytest.raises(Exception, match="'channel_block' is -4"):
-        _run(_fixed(24, 24, "float32", False, -4), np.zeros((1, 24, 2, 1)), "float32")
+
+
+@pytest.mark.parametrize("block", [-4, 3, 24, 128, 512, 1024, 2**40])
+def test_blocks_that_there_are_not(block: int) -> None:
+    """A block larger than the kernel's table was a step of 0 elements: it ran for ever."""
+    with pytest.raises(Exception, match=f"'channel_block' is {block}; expected 0, or a power of two up to 64"):
+        _run(_fixed(1024, 1024, "float32", True, block), np.zeros((1, 1024, 2, 1)), "float32")
+
+
+@pytest.mark.parametrize(("name", "value"), [("groups", "4"), ("axis", 1.0), ("groups", [1, 2]), ("channel_block", "8")])
+def test_attributes_of_another_type(name: str, value: Any) -> None:
+    """They were taken for missing, and the default used."""
+    model = onnx.load_model_from_string(_fixed(24, 24, "float32", False, 0))
+    (node,) = model.graph.node
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+    with pytest.raises(Exception, match=f"attribute '{name}' is not a whole number"):
+        _run(model.SerializeToString(), np.zeros((1, 24, 2, 1)), "float32")
+
+
+@pytest.mark.parametrize("groups", [0, -1, 2**31 + 1, 2**62])
+def test_groups_that_there_cannot_be(groups: int) -> None:
+    model = onnx.load_model_from_string(_fixed(24, 1, "float32", False, 0))
+    for attribute in model.graph.node[0].attribute:
+        if attribute.name == "groups":
+            attribute.i = groups
+    with pytest.raises(Exception, match=f"groups is {groups}; expected 1 to"):
+        _run(model.SerializeToString(), np.zeros((1, 24, 2, 1)), "float32")
 
 
 @pytest.mark.parametrize("outer", [False, True])
@@ -250,6 +286,23 @@ def test_a_result_that_is_also_an_output_keeps_its_layout(tmp_path: Path) -> Non
     assert set(found.kept.values()) == {"its result is also read in the plain layout"}
 
 
+@pytest.mark.parametrize("end", ["input", "output"])
+def test_what_a_subgraph_reads_keeps_its_layout(end: str, tmp_path: Path) -> None:
+    """Subgraphs see the names of the graph around them, and read them in the plain layout."""
+    model = optimized(convolutions(32), tmp_path)
+    names = [getattr(n, end)[0] for n in model.graph.node if n.op_type == "OrthogonalPade"]
+    inner = [onnx.helper.make_node("Identity", [n], [f"{n}/inner"]) for n in names]
+    branch = onnx.helper.make_graph(inner, "branch", [], [onnx.helper.make_empty_tensor_value_info(n.output[0]) for n in inner])
+    condition = onnx.helper.make_tensor("condition", onnx.TensorProto.BOOL, [], [True])
+    model.graph.initializer.append(condition)
+    outputs = [f"{n}/if" for n in names]
+    model.graph.node.append(onnx.helper.make_node("If", ["condition"], outputs, then_branch=branch, else_branch=branch))
+    found = layout.rewrite(model)
+    assert not found.removed
+    word = "input" if end == "input" else "result"
+    assert all(f"its {word} is also read in the plain layout" == reason for reason in found.kept.values())
+
+
 def test_made_once_and_kept(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = exported(convolutions(), tmp_path)
     assert blocked(path)
@@ -260,14 +313,72 @@ def test_made_once_and_kept(tmp_path: Path, cache: Path, monkeypatch: pytest.Mon
     create_session(path.read_bytes(), "cpu")
 
 
-def test_another_model_or_library_is_another_entry(tmp_path: Path, cache: Path) -> None:
+def test_whatever_shapes_the_file_is_in_its_key(tmp_path: Path) -> None:
     content = exported(convolutions(), tmp_path).read_bytes()
     library = tmp_path / "library"
     library.write_bytes(b"one")
-    keys = [optimize._key(content, str(library)), optimize._key(content + b" ", str(library))]
+
+    def key(model: bytes = content, processor: str | None = None, **changes: Any) -> str:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.register_custom_ops_library(get_library_path())
+        for name, value in changes.items():
+            change = getattr(options, name)
+            change(*value) if callable(change) else setattr(options, name, value)
+        return layout_cache.key(model, str(library), options, processor)
+
+    named = onnx.load_model_from_string(content)
+    axis = named.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    named.doc_string = "another"
+    keys = [
+        key(),
+        key(named.SerializeToString()),
+        key(processor="another"),
+        key(add_free_dimension_override_by_name=(axis, 2)),
+        key(add_session_config_entry=("optimization.disable_specified_optimizers", "ConvActivationFusion")),
+        key(add_session_config_entry=("session.set_denormal_as_zero", "1")),
+        key(use_deterministic_compute=True),
+    ]
     library.write_bytes(b"two")
-    keys.append(optimize._key(content, str(library)))
-    assert len(set(keys)) == 3
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+    library.write_bytes(b"one")
+    assert key(logid="n", log_severity_level=3) == key() == keys[0]
+    assert layout_cache.this_processor()
+
+
+def test_a_session_never_gets_the_model_of_other_options(tmp_path: Path, cache: Path) -> None:
+    """A size given by the options is folded into the file that onnxruntime optimizes."""
+    path = exported(convolutions(), tmp_path)
+    assert blocked(path)
+    axis = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    options = onnxruntime.SessionOptions()
+    options.add_free_dimension_override_by_name(axis, 4)
+    create_session(path, "cpu", session_options=options)
+    session = create_session(path, "cpu")
+    assert session.get_inputs()[0].shape[0] == axis
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_every_flipped_byte_is_found(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = exported(convolutions(), tmp_path)
+    assert blocked(path)
+    create_session(path, "cpu")
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in (0, 30, 90, len(whole) - 1, *rng.integers(0, len(whole), 200)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << int(rng.integers(0, 8))
+        assert layout_cache.verified(kept.name, bytes(changed)) is None
+    assert layout_cache.verified("another name", whole) is None
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    kept.write_bytes(changed)
+    with caplog.at_level(logging.WARNING, "opau_onnx"):
+        create_session(path, "cpu")
+    assert "is damaged and made again" in caplog.text
+    assert entry(cache)
 
 
 def test_a_damaged_entry_is_made_again(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -280,7 +391,7 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, cache: Path, caplog: pyte
         one, two = both(path, 1, 3, 12, 12)
     assert one.tobytes() == two.tobytes()
     assert "is damaged and made again" in caplog.text
-    assert count(onnx.load(kept)) == reorders(path, tmp_path) - 4
+    assert count(kept_model(cache)) == reorders(path, tmp_path) - 4
 
 
 def test_no_cache_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import opau_onnx
 from opau_onnx.errors import LibraryError
-from opau_onnx.runtime import library
+from opau_onnx.native import library
 
 
 @pytest.fixture

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper
+from torch import nn
 
-from opau_onnx import create_session, get_library_path
+from opau_onnx import create_session, export_model, get_library_path
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import DeviceError, LibraryError, SpecError
-from opau_onnx.runtime import library
+from opau_onnx.native import library
+from opau_onnx.nn import HP1, HP2
 from opau_onnx.runtime.assignment import assignments
 from tests.custom_ops.library import required_library
 from tests.export import single
@@ -115,3 +118,13 @@ def test_cuda_is_never_replaced_silently(file: Any) -> None:
 def test_bad_input(model: Any, device: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         create_session(model, device)
+
+
+def test_an_onnxruntime_that_ignores_overloads_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    two, one = (nn.Sequential(nn.Linear(4, 4), *rest).eval() for rest in ((HP1(), HP2()), (HP1(), HP1())))
+    for model in (two, one):
+        export_model(model, tmp_path / f"{len(model)}{model is two}.onnx", torch.zeros(1, 4))
+    monkeypatch.setattr(onnxruntime, "__version__", "1.26.3")
+    with pytest.raises(SpecError, match=r"1.26.3 ignores.*Install onnxruntime 1.27"):
+        create_session(tmp_path / "3True.onnx")
+    create_session(tmp_path / "3False.onnx")

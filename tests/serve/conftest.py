@@ -68,7 +68,7 @@ def running() -> Iterator[Running]:
 
     def start(models: dict[str, Path | dict[str, Any]], **server: Any) -> Run:
         tables = {n: {**m, "path": str(m["path"])} if isinstance(m, dict) else {"path": str(m)} for n, m in models.items()}
-        settings = check({"server": {"http_port": 0, "grpc_port": 0, **server}, "models": tables})
+        settings = check({"server": {"http_port": 0, "grpc_port": 0, "model_control": True, **server}, "models": tables})
 
         async def make() -> Server:
             made = Server(settings)

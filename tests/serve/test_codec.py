@@ -149,6 +149,9 @@ BAD = {
         body([{**X, "data": [1, 2]}], outputs=[{"name": "y", "parameters": {"binary_data": "yes"}}])[0],
         "true or false",
     ),
+    "half a surrogate pair": (
+        b'{"id": "\\ud800", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}]}', "surrogates",
+    ),
     "deep": (b'{"inputs":' + b"[" * 100_000, "JSON|Protocol"),
     "a size beyond everything": (body([{**X, "shape": [2**60], "data": []}])[0], "shape"),
     "invalid UTF-8": (b'{"inputs": [{"name": "\xff", "shape": [1], "datatype": "FP32", "data": [NaN]}]}', "JSON"),

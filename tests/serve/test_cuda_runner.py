@@ -353,5 +353,5 @@ def test_warmed_up_and_served_through_the_queue(tmp_path: Path, memory: Memory, 
 
 
 def test_rows_that_depend_on_each_other_are_found_out(tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(LoadError, match="depends on the other rows"):
+    with pytest.raises(LoadError, match="over the rows of a batch"):
         served(nets.mixing(tmp_path / "m.onnx"), memory, monkeypatch, max_batch_size=8)

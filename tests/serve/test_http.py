@@ -135,7 +135,7 @@ def test_health_and_metadata(client: Any, server: Run) -> None:
 
 
 def test_models_that_must_not_be_batched_say_why(client: Any) -> None:
-    for name, reason in [("mixing", "depends on the other rows"), ("fixed", "first axis of x .* is fixed")]:
+    for name, reason in [("mixing", "over the rows of a batch"), ("fixed", "first axis of x .* is fixed")]:
         told = client.get_model_metadata(name)["parameters"]
         assert told["max_batch_size"] == 0
         assert re.search(reason, told["unbatched_because"])

@@ -163,3 +163,12 @@ def test_what_is_not_http_closes_its_connection_only(server: Run, raw: bytes) ->
         connection.sendall(raw)
         assert b"400" in connection.recv(1000).split(b"\r\n")[0]
     assert call(server, "GET", "/v2/health/live")[0] == 200
+
+
+def test_what_onnxruntime_says_goes_through_the_log(
+    server: Run, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    status, _, _ = call(server, "POST", "/v2/models/gather/infer", simple([9], "INT64", "i"))
+    assert status == 500
+    assert "onnxruntime" not in capfd.readouterr().err
+    assert "onnxruntime failed on a request" in caplog.text

@@ -185,7 +185,8 @@ def test_what_waits_and_what_is_held(tmp_path: Path) -> None:
             {"models": {"line": {"path": str(tmp_path / "line.onnx"), "max_batch_delay_us": 60_000_000}}}
         ).models["line"]
         await service.repository.load_all()
-        with service.held(123):
+        with service.held() as held:
+            held.add(123)
             task = asyncio.create_task(ask(service, "line", x=np.ones((1, 4), np.float32)))
             await asyncio.sleep(0)
             during = text_families(metrics.exposition(service, "")[0])

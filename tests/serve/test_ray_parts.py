@@ -28,6 +28,7 @@ from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.gate import Gate
 from opau_onnx.serve.rpc.infer import Infer
 from opau_onnx.serve.rpc.methods import SERVICE, Methods
+from opau_onnx.serve.security import Access
 from opau_onnx.serve.service import Request
 from tests.serve import nets
 
@@ -63,7 +64,10 @@ def test_the_command_line_gives_strings() -> None:
         ({"models": {"../a": "a.onnx"}}, "cannot name a model"),
         ({"models": {"a": {"path": "a.onnx", "sice": 3}}}, "unknown field `sice`"),
         ({"models": {"a": {"path": "a.onnx", "load": False}}}, "load no model later"),
-        ({"models": MODELS, "max_batchsize": 3}, "unknown argument 'max_batchsize'; expected models, or batch_check, "),
+        (
+            {"models": MODELS, "max_batchsize": 3},
+            "unknown argument 'max_batchsize'; expected models, or admin_token_file, ",
+        ),
         ({"models": MODELS, "path": "a.onnx"}, "unknown argument 'path'"),
         ({"models": MODELS, "max_batch_size": "many"}, "Expected `int"),
         ({"models": MODELS, "http_port": 8000}, "Ray's proxies listen"),
@@ -252,7 +256,7 @@ class RayContext:
 
 def calls(found: ReplicaService, limit: int = 1000) -> Calls:
     gate = Gate()
-    return Calls(Methods(gate, Infer(found, gate), Control(found), None), limit)
+    return Calls(Methods(gate, Infer(found, gate), Control(found), Access(found.settings.server)), limit)
 
 
 def request(model: str = "a") -> bytes:

@@ -137,8 +137,7 @@ def test_health(official: triton.InferenceServerClient) -> None:
     assert official.is_server_live()
     assert official.is_model_ready("linear", "1")
     assert not official.is_model_ready("asleep")
-    with pytest.raises(InferenceServerException, match=r"NOT_FOUND.*no model 'nobody'"):
-        official.is_model_ready("nobody")
+    assert not official.is_model_ready("nobody")
 
 
 def test_metadata(official: triton.InferenceServerClient) -> None:

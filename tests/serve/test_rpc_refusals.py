@@ -160,3 +160,19 @@ def test_a_fault_of_the_server_is_told_without_its_message(
     assert "secret" in caplog.text
     monkeypatch.undo()
     call("ModelInfer", message("linear", ROW))
+
+
+def test_typed_contents_have_the_limit_of_json(running: Running, folder: Path) -> None:
+    limited = running({"linear": folder / "linear.onnx"}, http_port=-1, max_json_bytes=1000)
+    request = pb.ModelInferRequest(model_name="linear")
+    x = request.inputs.add(name="x", datatype="FP32", shape=[100, 4])
+    x.contents.fp32_contents.extend([1.0] * 400)
+    with stub(limited) as ask, fails("RESOURCE_EXHAUSTED", "max_json_bytes"):
+        ask("ModelInfer", request)
+    assert limited.service.pending_bytes == 0
+
+
+def test_a_model_that_is_not_there_is_not_ready(server: Run) -> None:
+    with stub(server) as ask:
+        assert not ask("ModelReady", pb.ModelReadyRequest(name="nobody"), pb.ModelReadyResponse).ready
+        assert not ask("ModelReady", pb.ModelReadyRequest(name="linear", version="77"), pb.ModelReadyResponse).ready

@@ -14,11 +14,13 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from opau_onnx.errors import LoadError
+from opau_onnx.serve import security
 from opau_onnx.serve.config import ServerSettings
-from opau_onnx.serve.security import LONGEST_TOKEN, Token, server_credentials, token, uvicorn_tls
+from opau_onnx.serve.security import LONGEST_TOKEN, Access, Token, server_credentials, uvicorn_tls
 from tests.serve import nets
 from tests.serve.certificates import pair
 from tests.serve.conftest import Running
+from tests.serve.http_client import call
 from tests.serve.rpc_server import client, fails, message, stub, tensor
 
 ROW = np.ones((1, 4), np.float32)
@@ -47,14 +49,86 @@ def test_the_first_line_is_the_token(tmp_path: Path, content: bytes) -> None:
 def test_a_file_that_holds_no_token(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(LoadError, match=reason):
-        token(ServerSettings(token_file=str(tmp_path / "token")))
+        Access(ServerSettings(token_file=str(tmp_path / "token")))
 
 
 def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(LoadError, match="cannot be read: "):
             Token(path)
-    assert token(ServerSettings()) is None
+    Access(ServerSettings()).check("inference", None)
+
+
+def test_a_token_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(security, "LOOK_SECONDS", 0.0)
+    file = tmp_path / "token"
+    file.write_text("first")
+    made = Token(file)
+    file.write_text("the second")
+    assert made.allows("Bearer the-second") is False
+    assert made.allows("Bearer first")  # two words are no token: the old one stays
+    assert "the token stays as it was" in caplog.text
+    file.write_text("second")
+    assert made.allows("Bearer second")
+    assert not made.allows("Bearer first")
+    file.unlink()
+    assert made.allows("Bearer second")
+
+
+def test_models_are_not_controlled_by_clients_unless_allowed(running: Running, tmp_path: Path) -> None:
+    server = running({"m": nets.linear(tmp_path / "m.onnx")}, model_control=False)
+    for action in ("unload", "load"):
+        status, answer, _ = call(server, "POST", f"/v2/repository/models/m/{action}")
+        assert (status, "--model-control" in answer["error"]) == (403, True)
+    with client(server) as made:
+        for change in (made.load_model, made.unload_model):
+            with pytest.raises(InferenceServerException, match="PERMISSION_DENIED"):
+                change("m")
+        assert made.is_model_ready("m")
+    assert call(server, "POST", "/v2/repository/index")[0] == 200
+    server.stop()
+
+
+def test_each_area_has_its_token(running: Running, tmp_path: Path) -> None:
+    files = {}
+    for area in ("token", "metrics_token", "admin_token"):
+        (tmp_path / area).write_text(area)
+        files[f"{area}_file"] = str(tmp_path / area)
+    server = running({"m": nets.linear(tmp_path / "m.onnx")}, model_control=False, **files)
+    paths = {
+        "token": ("GET", "/v2/models/m"), "metrics_token": ("GET", "/metrics"),
+        "admin_token": ("POST", "/v2/repository/models/m/load"),
+    }  # fmt: skip
+    for area, (method, path) in paths.items():
+        statuses = {sent: call(server, method, path, Authorization=f"Bearer {sent}")[0] for sent in paths}
+        assert statuses == {sent: 200 if sent == area else 401 for sent in paths}
+        assert call(server, method, path)[0] == 401
+    with client(server) as made:
+        with pytest.raises(InferenceServerException, match=r"UNAUTHENTICATED.*admin"):
+            made.unload_model("m", headers={"authorization": "Bearer token"})
+        made.unload_model("m", headers={"authorization": "Bearer admin_token"})
+    server.stop()
+
+
+def test_web_pages_of_other_origins_change_nothing(running: Running, tmp_path: Path) -> None:
+    own = "https://console.example"
+    server = running({"m": nets.linear(tmp_path / "m.onnx")}, cors_origins=[own])
+    path = "/v2/repository/models/m/load"
+    strange: list[dict[str, str]] = [
+        {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site", "Origin": f"http://127.0.0.1:{server.http_port + 1}"},
+    ]  # fmt: skip
+    for headers in strange:
+        assert call(server, "POST", path, **headers)[0] == 403
+    same = {"Origin": f"http://127.0.0.1:{server.http_port}", "Sec_Fetch_Site": "same-origin"}
+    for headers in ({}, same, {"Sec_Fetch_Site": "none"}, {"Origin": own, "Sec_Fetch_Site": "cross-site"}):
+        assert call(server, "POST", path, **headers)[0] == 200
+    for origin, shown in ((own, own), ("https://evil.example", None)):
+        _, _, headers = call(server, "GET", "/v2/models/m", Origin=origin)
+        assert headers.get("access-control-allow-origin") == shown
+        status, _, _ = call(server, "OPTIONS", path, Origin=origin, Access_Control_Request_Method="POST")
+        assert status == (200 if shown else 400)
+    server.stop()
 
 
 def test_the_token_over_grpc(running: Running, tmp_path: Path) -> None:

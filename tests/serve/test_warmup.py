@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from opau_onnx.errors import LoadError
-from opau_onnx.serve.config import ModelSettings
+from opau_onnx.serve.config import ModelSettings, check
 from opau_onnx.serve.model import Prepared, prepare
 from tests.serve import nets
 
@@ -44,8 +44,8 @@ def test_a_first_axis_that_is_fixed(tmp_path: Path) -> None:
 
 def test_rows_that_depend_on_each_other(tmp_path: Path) -> None:
     path = nets.mixing(tmp_path / "m.onnx")
-    assert "depends on the other rows" in prepared(path).alone
-    with pytest.raises(LoadError, match=r"depends on the other rows.*batch_check"):
+    assert "over the rows of a batch" in prepared(path).alone
+    with pytest.raises(LoadError, match=r"over the rows of a batch.*batch_check"):
         prepared(path, max_batch_size=4)
     assert prepared(path, max_batch_size=4, batch_check=False).max_batch_size == 4
 
@@ -60,7 +60,7 @@ def test_dynamic_quantization_is_not_batched(tmp_path: Path) -> None:
     path = nets.write(tmp_path / "m.onnx", nodes, [nets.value("x", ["b", 64])], [nets.value("y", ["b", 8])], weights)
     quantize_dynamic(path, tmp_path / "q.onnx")
     assert prepared(path).max_batch_size == 32
-    assert "depends on the other rows" in prepared(tmp_path / "q.onnx").alone
+    assert "over the rows of a batch" in prepared(tmp_path / "q.onnx").alone
 
 
 def test_open_axes_need_sizes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -93,3 +93,8 @@ def test_weights_in_other_files(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((1, 400, 4)).astype(np.float32)
     (runner, *_) = prepared(tmp_path / "external.onnx").runners
     np.testing.assert_allclose(runner.run({"x": x})["y"], x, rtol=1e-5)
+
+
+def test_instances_have_a_limit() -> None:
+    with pytest.raises(LoadError, match="instances"):
+        check({"models": {"m": {"path": "m.onnx", "instances": 100_000}}})

@@ -57,7 +57,10 @@ class Watched:
         return self.bindings[-1]
 
     def run_with_iobinding(self, binding: Binding, options: Any = None) -> None:
-        graph = None if options is None else options.get_run_config_entry("gpu_graph_id")
+        try:
+            graph = None if options is None else options.get_run_config_entry("gpu_graph_id")
+        except RuntimeError:  # options of a run without a graph
+            graph = None
         x = None
         if "x" in binding.places:
             *_, shape, address = binding.places["x"]

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training.coefficients import balance, coefficients, gradient_scales, mean_squares
 from training.datasets import DATASETS, Split
 from training.loop import Training, train_epoch
 from training.pixels import Pixels, Shape
 from training.recipes import make_recipe
 
+from opau_onnx.core.bases import mean_squares
 from opau_onnx.core.denominators import FORMS
 from opau_onnx.core.spec import BASES
+from opau_onnx.errors import SpecError
 from opau_onnx.io import datasets
-from opau_onnx.nn import HP1, OrthogonalPade
+from opau_onnx.nn import HP1, OrthogonalPade, balance, coefficient_parameters
 
 SCIPY = {
     "chebyshev": "eval_chebyt", "chebyshev_u": "eval_chebyu", "hermite_e": "eval_hermitenorm", "hermite": "eval_hermite",
@@ -39,14 +40,50 @@ def test_mean_squares(basis: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_each_gradient_has_its_own_factor(form: str) -> None:
     module = OrthogonalPade("hermite_e", (3, 2), form, groups=2)
-    model = nn.Sequential(module, nn.Linear(4, 4))
-    (top, c), (bottom, d) = gradient_scales(model)
-    assert top is module.numerator
-    assert bottom is module.denominator
+    assert [id(p) for p in coefficient_parameters(nn.Sequential(module, nn.Linear(4, 4), module))] == [
+        id(module.numerator), id(module.denominator),
+    ]  # fmt: skip
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    balance(optimizer, nn.Sequential(module))
+    before = [p.detach().clone() for p in module.parameters()]
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
     first = FORMS[form].first
     expected = torch.tensor([1.0, 1.0, 1 / 2, 1 / 6])
-    assert torch.allclose(c, expected)
-    assert torch.allclose(d, expected[first : first + bottom.shape[-1]])
+    c, d = (old - new.detach() for old, new in zip(before, module.parameters(), strict=True))
+    assert torch.allclose(c, expected.expand(2, 4))
+    assert torch.allclose(d, expected[first : first + d.shape[-1]].expand_as(d))
+
+
+def test_one_parameter_of_two_activations_is_scaled_once() -> None:
+    first, second = HP1(), HP1()
+    second.numerator, second.denominator = first.numerator, first.denominator
+    optimizer = torch.optim.SGD(first.parameters(), lr=1.0)
+    balance(optimizer, nn.Sequential(first, second))
+    first.numerator.grad = torch.ones(6)
+    before = first.numerator.detach().clone()
+    optimizer.step()
+    assert (before - first.numerator.detach())[-1].item() == pytest.approx(1 / 120, rel=1e-5)
+
+
+def test_balance_ends_with_its_handle() -> None:
+    model = HP1()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    balance(optimizer, model).remove()
+    model.numerator.grad = torch.ones(6)
+    before = model.numerator.detach().clone()
+    optimizer.step()
+    assert torch.allclose(before - model.numerator.detach(), torch.ones(6))
+
+
+def test_balance_refuses_what_it_cannot_scale() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), HP1())
+    with pytest.raises(SpecError, match="none of the coefficients"):
+        balance(torch.optim.SGD(model[0].parameters(), lr=1.0), model)
+    nn.utils.parametrizations.weight_norm(model[1], "numerator", dim=None)
+    with pytest.raises(SpecError, match="'1' are parametrized"):
+        balance(torch.optim.SGD(model.parameters(), lr=1.0), model)
 
 
 def test_balance_scales_coefficients_alone_and_after_clipping() -> None:
@@ -105,8 +142,8 @@ def test_a_deep_network_learns_steadily(basis: str) -> None:
     assert losses[-1] < 0.75 * losses[0]
     assert max(losses) < 2.6
     assert all(p.isfinite().all() for p in model.parameters())
-    start = [p.detach() for p in coefficients(deep(basis))]
-    assert all(not torch.equal(a, b) for a, b in zip(start, coefficients(model), strict=True))
+    start = [p.detach() for p in coefficient_parameters(deep(basis))]
+    assert all(not torch.equal(a, b) for a, b in zip(start, coefficient_parameters(model), strict=True))
 
 
 def test_without_a_common_scale_it_does_not() -> None:

@@ -11,13 +11,13 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 from training import TrainingError
-from training.coefficients import coefficients
 from training.datasets import DATASETS, read_data
 from training.recipes import default_method, make_optimizer, make_recipe, parameter_groups
 from training.run import Options, identity, make_job, run, train
 
 from opau_onnx import models
 from opau_onnx.io import datasets
+from opau_onnx.nn import coefficient_parameters
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 CARD = json.loads((MODELS / "lenet_hp1_fashion_mnist.json").read_text())
@@ -120,7 +120,7 @@ def test_groups_hold_every_parameter_once() -> None:
     assert sorted(id(p) for g in (weights, vectors, learned) for p in g["params"]) == sorted(map(id, model.parameters()))
     assert (weights["weight_decay"], vectors["weight_decay"], learned["weight_decay"]) == (5e-4, 0.0, 0.0)
     assert learned["lr"] == pytest.approx(0.05)
-    assert {id(p) for p in learned["params"]} == {id(p) for p in coefficients(model)}
+    assert {id(p) for p in learned["params"]} == {id(p) for p in coefficient_parameters(model)}
     assert len(parameter_groups(models.create("lenet", activation="relu"), recipe)) == 2
 
 

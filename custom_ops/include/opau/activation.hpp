@@ -19,6 +19,10 @@ class Activation {
  public:
   virtual ~Activation() = default;
 
+  // As make(), for coefficients that come out of training: those that are not finite give NaN.
+  template <class T>
+  static std::unique_ptr<const Activation> make_unchecked(const Config&, Dtype, const Coefficients<T>&, const InstructionSet&);
+
   // T is double for Dtype::float64, else float. Returns null and sets `error` for bad coefficients.
   template <class T>
   static std::unique_ptr<const Activation> make(const Config&, Dtype, const Coefficients<T>&, std::string* error,

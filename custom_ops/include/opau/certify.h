@@ -13,18 +13,33 @@ typedef struct {
   double y, value, condition, ulp;
 } opau_worst;
 
+/* Results of one way through the kernels, compared by bits with those of the row kernel of the same instruction set. */
+typedef struct {
+  uint64_t compared, differences, first_difference;
+} opau_variant;
+#define OPAU_VARIANTS 10
+
 typedef struct {
   uint64_t inputs;            /* compared, NaN and infinities too */
-  uint64_t judged;            /* finite inputs whose value the dtype can hold, below `condition_limit` for unsafe forms */
-  opau_worst any;             /* largest error of those */
-  opau_worst conditioned;     /* the same where the condition number is below the limit */
+  uint64_t judged;            /* finite inputs whose value the dtype can hold and of which the oracle's bound says something */
+  uint64_t unjudged;          /* finite inputs where it says nothing: Q may be anything, or is clamped beyond X0 */
+  opau_worst any;             /* largest error of those judged */
+  opau_worst conditioned;     /* the same where the condition number is below the limit and the bound a few ULP */
+  opau_worst bounded;         /* the largest error over what the oracle's bound allows, which stands in `ulp` */
+  uint64_t beyond;            /* errors beyond it */
+  uint64_t first_beyond;
   uint64_t violations;        /* NaN, infinity or a finite value where the range policy says something else */
   uint64_t first_violation;   /* the smallest such bit pattern */
-  uint64_t differences;       /* results of which two instruction sets give different bits */
+  uint64_t differences;       /* inputs of which two instruction sets' row kernels give different bits */
   uint64_t first_difference;
+  opau_variant variants[OPAU_VARIANTS];
 } opau_certificate;
 
-/* Bit patterns first, first + stride, .. below last of a 16- or 32-bit dtype. `numerator` and `denominator` are what the kernels get;
+/* The name of a variant. */
+OPAU_EXPORT const char* opau_certify_variant(int index);
+
+/* Bit patterns first, first + stride, .. below last of a 16- or 32-bit dtype; where a float32 sample has a
+ * stride, eight special numbers too. `numerator` and `denominator` are what the kernels get;
  * the oracle gets `exact_numerator` and `exact_denominator`, which are the same numbers but in tests that want a failure.
  * `done` counts inputs while it runs; setting *cancel ends it early with the message "cancelled". */
 OPAU_EXPORT const char* opau_certify(const char* basis, const char* form, int64_t k, int64_t l, int dtype, const float* numerator,
@@ -32,9 +47,10 @@ OPAU_EXPORT const char* opau_certify(const char* basis, const char* form, int64_
                                      double condition_limit, uint64_t first, uint64_t last, uint64_t stride, int threads,
                                      int64_t* done, const int* cancel, opau_certificate* out);
 
-/* The oracle alone: value and condition number of count inputs. */
+/* The oracle alone: value, condition number, bound and underflow (opau_onnx/core/oracle.py) of count inputs. */
 OPAU_EXPORT const char* opau_oracle(const char* basis, const char* form, int64_t k, int64_t l, const double* numerator,
-                                    const double* denominator, const double* x, int64_t count, double* value, double* condition);
+                                    const double* denominator, const double* x, int64_t count, double* value, double* condition,
+                                    double* bound, double* underflow);
 
 #ifdef __cplusplus
 }

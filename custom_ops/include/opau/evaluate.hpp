@@ -16,12 +16,16 @@
 #define OPAU_TARGET baseline
 #endif
 
+// OPAU_FUNCTION: for the rare, long ones.
 #ifdef __CUDACC__
 #define OPAU_INLINE __host__ __device__ __forceinline__
+#define OPAU_FUNCTION __host__ __device__ __noinline__
 #elif defined(_MSC_VER)
 #define OPAU_INLINE __forceinline
+#define OPAU_FUNCTION
 #else
 #define OPAU_INLINE inline __attribute__((always_inline))
+#define OPAU_FUNCTION
 #endif
 
 namespace opau::OPAU_TARGET {
@@ -123,17 +127,18 @@ OPAU_INLINE V<O> scaled(const Constants<typename O::T>& k, const R& row, V<O> x)
   const V<O> u = O::select(beyond, O::select(O::less(x, zero), O::set(-k.limit), limit), x);
   const V<O> square = O::mul(r, r);
   V<O> top = O::fma(u, zero, O::set(row.c[0]));  // NaN stays NaN also where no other coefficient is in use
-  V<O> sum = O::set(row.d[0]), weight = one, before = zero, now = one;
+  V<O> sum = O::set(row.d[0]), weight = O::set(mode == Mode::sum ? k.offset : k.minimum), before = zero, now = one;
   for (int n = 1, last = int(row.top); n <= last; ++n) {
     const V<O> slope = O::fma(O::set(k.shift[n - 1]), r, u);
     const V<O> next = O::fma(slope, now, O::mul(O::mul(O::set(k.minus_gamma[n - 1]), square), before));
     before = now;
     now = next;
     top = O::fma(top, r, O::mul(O::set(row.c[n]), now));
-    sum = O::fma(sum, r, O::mul(O::set(row.d[n]), term<O, mode>(now)));
+    sum = mode == Mode::none && row.d[n] == 0 ? O::mul(sum, r)  // where the sum is zero by underflow its sign is the limit's
+                                              : O::fma(sum, r, O::mul(O::set(row.d[n]), term<O, mode>(now)));
     weight = O::mul(weight, r);
   }
-  const V<O> bottom = finish<O, mode>(sum, O::mul(O::set(k.offset), weight), mode == Mode::none ? O::mul(O::set(k.minimum), weight) : weight);
+  const V<O> bottom = finish<O, mode>(sum, weight, weight);
   return O::div(top, bottom);
 }
 

@@ -9,26 +9,30 @@ namespace opau {
 inline constexpr int kKinds = 4;
 using tables::kModes;
 
-// Coefficients where every channel has its own and channels lie side by side: value i of channel n at lanes[i * stride + n];
-// the c_i come first (kRowSize of them), then the d_j, then the monomials p_i, scale and shift.
+// Coefficients where neighbours have different ones: value i of lane n at values[i * stride + n]; the c_i come first (kRowSize of
+// them), then the d_j, then the monomials p_i, scale and shift. Runs of `repeat` lanes have the same row; after the last row the first
+// comes again.
 inline constexpr int kLaneScale = 2 * kRowSize + kUnrolledK + 1, kLaneValues = kLaneScale + 2;
 
 template <class T>
 struct Lanes {
   const T* values;
   int64_t stride;
-  const FullRow<T>* rows;  // the same, by channel
+  const FullRow<T>* rows;
+  int64_t count, repeat;  // of the rows
+
+  const FullRow<T>& row(int64_t lane) const { return rows[lane / repeat % count]; }
 };
 
 // Contract of both
 //   x, y    element pointers of the kernel's dtype, any alignment (of an element), either equal or not overlapping
-//   count   elements, >= 0; every y[0..count) is written exactly once, nothing else is touched
+//   count   elements, >= 0; every y[0..count) is written, some twice with the same value; nothing else is touched
 //   stream  write y past the cache: faster where x and y together do not fit in it; same values
 template <class T>
 using RowKernel = void (*)(const Constants<T>&, const FullRow<T>&, int degree, const void* x, void* y, int64_t count, bool stream);
-// Elements of the channels channel .. channel + count.
+// Elements of the lanes lane .. lane + count.
 template <class T>
-using LaneKernel = void (*)(const Constants<T>&, const Lanes<T>&, int degree, const void* x, void* y, int64_t channel, int64_t count);
+using LaneKernel = void (*)(const Constants<T>&, const Lanes<T>&, int degree, const void* x, void* y, int64_t lane, int64_t count);
 
 // One row for all elements, and for each its own scale and shift: readable for a vector beyond count. KernelSet::vector takes one
 // vector of them, for lanes that come round in every vector.

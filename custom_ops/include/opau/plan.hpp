@@ -33,6 +33,11 @@ using tables::Mode;
 // The unrolled kinds are compiled for the smallest of these degrees that holds (k, l), padded with zero coefficients.
 inline constexpr int kUnrolledK = 5, kUnrolledL = 4;
 
+// So that sizes of tables, in bytes, fit 63 bits with room to spare.
+inline constexpr int64_t kLargestGroups = int64_t(1) << 31;
+// The largest Config::block; onnxruntime's are 8 and 16.
+inline constexpr int64_t kLargestBlock = 64;
+
 inline constexpr int kRowSize = tables::kMaxDegree + 1;
 
 // The basis' and the form's constants in the type that is computed in. Signs are such that kernels only add and fma.
@@ -58,6 +63,15 @@ struct Row {
 
 template <class T>
 using FullRow = Row<T, kRowSize, kRowSize>;
+
+// What makes rows of coefficients: the tables' part of one function. P and Q are both multiplied by `factor`, a power of two.
+struct Definition {
+  Mode mode;
+  int c_size, d_size, first;  // the denominator's first coefficient belongs to f_first
+  double offset, factor;
+  double leading[kRowSize];   // f_n = leading_n g_n
+  double monomials[kUnrolledK + 1][kUnrolledK + 1];
+};
 
 struct Plan {
   Config config;

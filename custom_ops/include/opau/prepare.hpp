@@ -29,6 +29,8 @@ struct Extent {
 
 // "" or what is wrong, what was expected.
 std::string find_config(const std::string& basis, const std::string& form, int64_t k, int64_t l, int64_t groups, Config* out);
+// The same of Config::block, without its name.
+std::string block_error(int64_t block);
 template <class T>
 std::string check_coefficients(const Config&, const Coefficients<T>&);
 
@@ -36,10 +38,15 @@ int64_t numerator_size(const Config&);
 int64_t denominator_size(const Config&);
 
 Plan make_plan(const Config&);
+// The power of two, >= 1, with which P and Q both are multiplied so that neither underflows beyond the limit before their quotient is
+// out of range: COEFFICIENT_FLOOR in opau_onnx/core/spec.py. One for all rows; its exponent goes into the two below.
 template <class T>
-Constants<T> make_constants(const Plan&);
+int common_exponent(const Plan&, const Coefficients<T>&);
+template <class T>
+Constants<T> make_constants(const Plan&, int exponent = 0);
+Definition make_definition(const Plan&, int exponent = 0);
 // The row of one group, 0 <= group < max(1, config.groups).
 template <class T>
-FullRow<T> make_row(const Plan&, const Coefficients<T>&, int64_t group);
+FullRow<T> make_row(const Plan&, const Coefficients<T>&, int64_t group, int exponent = 0);
 
 }  // namespace opau

@@ -18,6 +18,8 @@ struct FloatOps {
   static OPAU_INLINE V mul(V a, V b) { return _mm512_mul_ps(a, b); }
   static OPAU_INLINE V div(V a, V b) { return _mm512_div_ps(a, b); }
   static OPAU_INLINE V abs(V a) { return _mm512_abs_ps(a); }
+  // By table: 0 to itself, negative to -1, positive to 1, NaN to itself.
+  static OPAU_INLINE V sign(V a) { return _mm512_fixupimm_ps(a, a, _mm512_set1_epi32(int(0xa9a9a000)), 0); }
   static OPAU_INLINE M less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
   static OPAU_INLINE M either(M a, M b) { return M(a | b); }
   static OPAU_INLINE bool any(M m) { return m != 0; }
@@ -37,6 +39,7 @@ struct DoubleOps {
   static OPAU_INLINE V mul(V a, V b) { return _mm512_mul_pd(a, b); }
   static OPAU_INLINE V div(V a, V b) { return _mm512_div_pd(a, b); }
   static OPAU_INLINE V abs(V a) { return _mm512_abs_pd(a); }
+  static OPAU_INLINE V sign(V a) { return _mm512_fixupimm_pd(a, a, _mm512_set1_epi64(0xa9a9a000), 0); }
   static OPAU_INLINE M less(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
   static OPAU_INLINE M either(M a, M b) { return M(a | b); }
   static OPAU_INLINE bool any(M m) { return m != 0; }

@@ -1,4 +1,4 @@
-// One CUDA thread's value. The host's branches are for the shim that runs kernel bodies in tests.
+// One CUDA thread's value.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -8,22 +8,7 @@
 namespace opau::OPAU_TARGET {
 
 template <class Float>
-struct CudaOps : ScalarOps<Float> {
-  static OPAU_INLINE float fma(float a, float b, float c) {
-#ifdef __CUDA_ARCH__
-    return __fmaf_rn(a, b, c);
-#else
-    return fused(a, b, c);
-#endif
-  }
-  static OPAU_INLINE double fma(double a, double b, double c) {
-#ifdef __CUDA_ARCH__
-    return __fma_rn(a, b, c);
-#else
-    return fused(a, b, c);
-#endif
-  }
-};
+struct CudaOps : ScalarOps<Float> {};
 
 // N values in one thread, so that a coefficient that is read serves all of them.
 template <class O, int N>

@@ -7,7 +7,12 @@
 namespace opau::OPAU_TARGET {
 
 // Builtins rather than <cmath>'s inline functions: those are one copy for the whole library, whichever file's the linker keeps.
-#ifdef __GNUC__
+#if defined(__CUDA_ARCH__)
+OPAU_INLINE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+OPAU_INLINE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+OPAU_INLINE float absolute(float a) { return fabsf(a); }
+OPAU_INLINE double absolute(double a) { return fabs(a); }
+#elif defined(__GNUC__)
 OPAU_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 OPAU_INLINE double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 OPAU_INLINE float absolute(float a) { return __builtin_fabsf(a); }

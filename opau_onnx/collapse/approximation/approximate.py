@@ -12,12 +12,12 @@ import onnx_ir as ir
 from opau_onnx.collapse.approximation import builtin, refit, table
 from opau_onnx.collapse.approximation.intervals import IntervalOps
 from opau_onnx.collapse.approximation.proof import prove
-from opau_onnx.collapse.plan_search import choose, one_row
-from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.core import oracle
+from opau_onnx.core.frozen import Frozen
 from opau_onnx.core.numpy_ops import NumpyOps
+from opau_onnx.core.plan_search import choose, one_row
+from opau_onnx.core.plans import Evaluation
 from opau_onnx.errors import CollapseError
-from opau_onnx.graph.frozen import Frozen
 from opau_onnx.graph.operators import Constants, Value, Writer
 
 GUARD = 0.25

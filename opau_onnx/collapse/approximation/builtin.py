@@ -14,9 +14,9 @@ import numpy as np
 
 from opau_onnx.collapse.approximation import minimax
 from opau_onnx.collapse.approximation.refit import exact
-from opau_onnx.collapse.plans import Tail
+from opau_onnx.core.frozen import Array, Frozen
 from opau_onnx.core.numpy_ops import NumpyOps
-from opau_onnx.graph.frozen import Array, Frozen
+from opau_onnx.core.plans import Tail
 
 STRETCHES = np.geomspace(0.25, 8.0, 41)
 """Of x before a smooth built-in."""

@@ -96,6 +96,11 @@ class IntervalOps:
             smallest = np.where(pole, -np.inf, np.minimum.reduce(quotients))
             return y.wide(smallest, np.where(pole, np.inf, np.maximum.reduce(quotients)))
 
+    def where_nonzero(self, test: Any, x: Interval, y: Any) -> Interval:
+        """What holds both: which of them it is would take more than intervals."""
+        low, high = x._bounds(y)
+        return Interval(np.minimum(x.low, low), np.maximum(x.high, high), x.unit, x.tiny)
+
     def multiply_add(self, total: Any, x: Any, y: Any) -> Any:
         return total + x * y
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from opau_onnx.collapse.approximation.intervals import Interval, IntervalOps, single
 from opau_onnx.core import evaluation
-from opau_onnx.graph.frozen import Array, Frozen
+from opau_onnx.core.frozen import Array, Frozen
 
 START, PARTS = 2048, 4
 """Intervals at the beginning; into how many one is cut."""

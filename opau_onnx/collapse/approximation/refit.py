@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opau_onnx.collapse.approximation import minimax
-from opau_onnx.collapse.plan_search import one_row
 from opau_onnx.core import evaluation
 from opau_onnx.core.denominators import FORMS
+from opau_onnx.core.frozen import Array, Frozen, trim
 from opau_onnx.core.numpy_ops import NumpyOps
+from opau_onnx.core.plan_search import one_row
 from opau_onnx.core.spec import Config
-from opau_onnx.graph.frozen import Array, Frozen, trim
 
 
 @dataclass(frozen=True)

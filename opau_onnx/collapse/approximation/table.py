@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from opau_onnx.collapse.approximation.proof import enclose_exact
-from opau_onnx.collapse.plans import Tail
-from opau_onnx.graph.frozen import Array, Frozen
+from opau_onnx.core.frozen import Array, Frozen
+from opau_onnx.core.plans import Tail
 
 SIZES = tuple(2**m for m in range(8, 18))
 """Entries that are tried."""

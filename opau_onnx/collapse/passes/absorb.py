@@ -2,6 +2,10 @@
 
 That is BatchNormalization, Mul, Add, Sub, Div with constants. f(scale x + shift) costs one fused multiply-add in a kernel, and
 the affine's own pass over memory is gone. A multiplication by one number directly after it becomes part of the numerator.
+
+Only what keeps the result within the bound of a rounding is absorbed: coefficients stay in the range of the definition, factors
+of a size whose products cannot overflow where the operators one by one do not (or do, where these do not), and an offset is not
+added to one that cancels it, since the operators lose the digits that the sum of the offsets would keep.
 """
 
 from __future__ import annotations
@@ -12,9 +16,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from opau_onnx.graph.frozen import Array, Frozen
+from opau_onnx.core.frozen import Array, Frozen
+from opau_onnx.core.spec import COEFFICIENT_FLOOR, COEFFICIENT_LIMIT
 
 BEFORE = ("BatchNormalization", "Mul", "Add", "Sub", "Div")
+FACTORS = 2.0**-40, 2.0**40
+"""Sizes of factors and offsets that are absorbed, besides zeros."""
+CANCELLING = 16.0
+"""How many times larger than what they leave, or than x at 1, offsets may be whose sum is taken."""
 
 
 @dataclass
@@ -78,12 +87,25 @@ def _before(found: Absorbed) -> bool:
     outer, inner = _affine(found.frozen, size)
     # scale' (scale x + shift) + shift'
     merged = outer * scale, outer * shift + inner
-    if not np.isfinite(merged).all():
+    if not _absorbable(np.stack([scale, shift]), np.stack(merged), np.abs(outer * shift) + np.abs(inner)):
         return False
     found.frozen = _with_affine(found.frozen, place[0], *merged)
     found.x = x
     found.nodes.append(node)
     return True
+
+
+def _absorbable(own: Array, merged: Array, offsets: Array) -> bool:
+    """Whether an affine (rows scale and shift) may be merged with what follows it; ``offsets``: the sizes that are summed."""
+    if not (np.isfinite(merged).all() and all(_within(v, *FACTORS) for v in (own, merged))):
+        return False
+    return bool((offsets <= CANCELLING * np.abs(merged).max(axis=0)).all())
+
+
+def _within(values: Array, low: float, high: float) -> bool:
+    """Whether all are zero or of such a size."""
+    sizes = np.abs(values[values != 0])
+    return bool(((sizes >= low) & (sizes <= high)).all())
 
 
 def _affine(frozen: Frozen, size: int) -> tuple[Array, Array]:
@@ -161,7 +183,10 @@ def _after(found: Absorbed) -> bool:
     column = None if values is None else _along(values, place, found.x)
     if column is None or column.size > 1 or not column.all():  # a factor for each channel would make rows of the shared ones
         return False
-    found.frozen = replace(found.frozen, numerator=found.frozen.numerator * float(column[0]))
+    numerator = found.frozen.numerator * float(column[0])
+    if not _within(column, *FACTORS) or not _within(numerator, COEFFICIENT_FLOOR, COEFFICIENT_LIMIT):
+        return False
+    found.frozen = replace(found.frozen, numerator=numerator)
     found.result = node.outputs[0]
     found.nodes.append(node)
     return True

@@ -13,9 +13,10 @@ from opau_onnx.collapse.approximation.approximate import ApproximationBudget, Ch
 from opau_onnx.collapse.passes import standard
 from opau_onnx.collapse.passes.absorb import Absorbed, absorb
 from opau_onnx.collapse.passes.standard import CollapsedActivation
-from opau_onnx.collapse.plans import Evaluation
+from opau_onnx.core.frozen import Frozen, trim
+from opau_onnx.core.plans import Evaluation
 from opau_onnx.core.spec import DOMAIN, FIXED_OP_TYPE, OPSET_VERSION
-from opau_onnx.graph.frozen import Frozen, freeze, trim
+from opau_onnx.graph.frozen import freeze
 from opau_onnx.graph.metadata import MODULE
 from opau_onnx.graph.nodes import node_attributes, opau_nodes, overload_name
 from opau_onnx.graph.operators import Constants
@@ -131,4 +132,4 @@ def _overload(frozen: Frozen, scheme: Evaluation, kind: ir.DataType, like: ir.Va
     """Tells bodies apart: configuration, and a digest of everything that a body depends on."""
     shape = None if like.shape is None or frozen.config.groups == 1 else (like.shape.rank(), frozen.config.axis)
     text = repr((frozen.key(), scheme.key(), str(kind), shape))
-    return f"{overload_name(frozen.config)}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{overload_name(frozen.config)}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"

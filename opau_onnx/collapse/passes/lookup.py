@@ -22,11 +22,12 @@ import torch
 from opau_onnx.collapse.passes import standard
 from opau_onnx.collapse.passes.lookup_sites import NoTable, QuantizedActivation, cut, find
 from opau_onnx.collapse.passes.standard import CollapsedActivation
-from opau_onnx.collapse.plans import Evaluation
 from opau_onnx.compare.opening import open_model
+from opau_onnx.core.frozen import Frozen
+from opau_onnx.core.plans import Evaluation
 from opau_onnx.errors import CollapseError
 from opau_onnx.graph.dtypes import NAMES
-from opau_onnx.graph.frozen import Frozen, freeze
+from opau_onnx.graph.frozen import freeze
 from opau_onnx.graph.metadata import MODULE
 from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.graph.operators import Constants
@@ -58,7 +59,7 @@ class Table:
         raise NotImplementedError("a table reads codes, not numbers")
 
     def key(self) -> tuple[Any, ...]:
-        """See :class:`~opau_onnx.collapse.plans.Evaluation`."""
+        """See :class:`~opau_onnx.core.plans.Evaluation`."""
         return (self.size, self.rows, self.source, self.target)
 
 
@@ -82,7 +83,7 @@ class Untabled:
         return self.scheme.evaluate(ops, frozen, x)
 
     def key(self) -> tuple[Any, ...]:
-        """See :class:`~opau_onnx.collapse.plans.Evaluation`."""
+        """See :class:`~opau_onnx.core.plans.Evaluation`."""
         return self.scheme.key()
 
 

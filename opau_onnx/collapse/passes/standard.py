@@ -9,9 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from opau_onnx.collapse.approximation.approximate import Approximation, ApproximationBudget, Choice, Choices
-from opau_onnx.collapse.plans import Evaluation
+from opau_onnx.core.frozen import Frozen, trim
+from opau_onnx.core.plans import Evaluation
 from opau_onnx.core.spec import Config
-from opau_onnx.graph.frozen import Frozen, freeze, trim
+from opau_onnx.graph.frozen import freeze
 from opau_onnx.graph.metadata import MODULE
 from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.graph.operators import Constants, Value, Writer

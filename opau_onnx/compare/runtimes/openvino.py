@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -36,9 +37,8 @@ class OpenVino(VerifiedRuntime):
         stored = {t.name for t in proto.graph.initializer}
         self.names = [v.name for v in proto.graph.input if v.name not in stored]
         try:
-            core = openvino.Core()
-            read = core.read_model(proto.SerializeToString())
-            self.compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            read = openvino_core().read_model(proto.SerializeToString())
+            self.compiled = openvino_core().compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         except Exception as error:  # OpenVINO raises RuntimeError and its own
             raise NotRunError(f"OpenVINO cannot load the file: {first_line(error)}") from None
         self.version, self.provider = f"openvino {openvino.get_version()}", "CPU"
@@ -52,6 +52,18 @@ class OpenVino(VerifiedRuntime):
             return [_openvino_array(found[output], output) for output in self.compiled.outputs]
         except Exception as error:
             raise NotRunError(f"OpenVINO cannot run the file: {first_line(error)}") from None
+
+
+@cache
+def openvino_core() -> Any:
+    """One for the process, never freed.
+
+    OpenVINO's CPU plugin sets the thread's alternate signal stack and puts the one before back when it is unloaded. Where two
+    overlap, that one is freed memory, and the next signal with a handler, such as Ctrl-C, ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _openvino_tensor(x: torch.Tensor) -> Any:

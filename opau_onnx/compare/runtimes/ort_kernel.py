@@ -6,7 +6,7 @@ from opau_onnx.compare.runtime import Model, NotRunError
 from opau_onnx.compare.sessions import OrtSession
 from opau_onnx.errors import LibraryError
 from opau_onnx.graph import coverage as models
-from opau_onnx.runtime.library import get_library_path
+from opau_onnx.native.library import get_library_path
 
 
 class OrtKernel(OrtSession):

@@ -10,38 +10,47 @@ from typing import Any
 import msgspec
 import orjson
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from opau_onnx.protocol.errors import InvalidRequestError, RequestError, UnauthenticatedError
+from opau_onnx.protocol.errors import ForbiddenError, InvalidRequestError, RequestError, UnauthenticatedError
 from opau_onnx.serve import reports
-from opau_onnx.serve.http.bodies import headers_of, read_body, respond, room
+from opau_onnx.serve.http.bodies import headers_of, read_body, respond
 from opau_onnx.serve.http.infer import Infer
 from opau_onnx.serve.http.messages import Failure
 from opau_onnx.serve.http.openapi import description
 from opau_onnx.serve.request_log import Observer
-from opau_onnx.serve.security import Token
+from opau_onnx.serve.security import Access, Area
 from opau_onnx.serve.service import Service
 
 logger = logging.getLogger("opau_onnx.serve")
 MODELS, INFER = "/v2/models/", "/infer"
+CONTROL, METRICS = "/v2/repository/models/", "/metrics"
+READ = (b"host", b"origin", b"sec-fetch-site", b"authorization")
+"""Headers that say who asks."""
 OPEN = ("/v2/health/live", "/v2/health/ready")
 """Addresses that need no token: whoever restarts servers asks them."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(service: Service, token: Token | None = None, observer: Observer | None = None) -> ASGIApp:
+def create_app(service: Service, access: Access | None = None, observer: Observer | None = None) -> ASGIApp:
     """The application that serves a service.
 
     Args:
         service: its models.
-        token: what clients must send as their bearer token; None: nothing.
+        access: who may do what; None: as the service's settings say.
         observer: told of every request for inference.
     """
     infer = Infer(service, observer or Observer())
-    return Guard(Router(routes=routes(service, infer), redirect_slashes=False), infer, service, token)
+    router = Router(routes=routes(service, infer), redirect_slashes=False)
+    guard = Guard(router, infer, service, access or Access(service.settings.server))
+    if not (origins := service.settings.server.cors_origins):
+        return guard
+    methods, shown = ("GET", "POST"), ("Inference-Header-Content-Length", "Retry-After")
+    return CORSMiddleware(guard, origins, methods, allow_headers=("*",), expose_headers=shown)
 
 
 def routes(service: Service, infer: Infer) -> list[Route]:
@@ -64,7 +73,7 @@ def routes(service: Service, infer: Infer) -> list[Route]:
         Route("/v2/repository/index", endpoints.index, methods=["POST"]),
         Route("/v2/repository/models/{model}/load", endpoints.load, methods=["POST"]),
         Route("/v2/repository/models/{model}/unload", endpoints.unload, methods=["POST"]),
-        Route("/metrics", endpoints.metrics),
+        Route(METRICS, endpoints.metrics),
         Route("/openapi.json", endpoints.openapi),
     ]
 
@@ -134,8 +143,8 @@ class Endpoints:
     async def _control(self, request: Request) -> dict[str, Any]:
         """The JSON object of a request to the repository; nothing is an empty one."""
         headers = headers_of(request.scope)
-        with room(self._service, headers):
-            body = await read_body(request.receive, headers, self._service)
+        with self._service.held() as held:
+            body = await read_body(request.receive, headers, self._service, held, json=True)
         try:
             found = orjson.loads(body) if body.strip() else {}
         except orjson.JSONDecodeError as error:
@@ -148,8 +157,8 @@ class Endpoints:
 class Guard:
     """Around the application: the token, errors in the protocol's form, and connections that end with the server."""
 
-    def __init__(self, app: ASGIApp, infer: Infer, service: Service, token: Token | None) -> None:
-        self._app, self._infer, self._service, self._token = app, infer, service, token
+    def __init__(self, app: ASGIApp, infer: Infer, service: Service, access: Access) -> None:
+        self._app, self._infer, self._service, self._access = app, infer, service, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -177,13 +186,20 @@ class Guard:
             await _fail(send, 500, f"the server failed: {type(error).__name__}")
 
     def _let_in(self, scope: Scope) -> None:
-        if self._token is None or scope["path"] in OPEN:
+        path: str = scope["path"]
+        if path in OPEN:
             return
         started = time.perf_counter_ns()
-        value = headers_of(scope).get(b"authorization")
-        if value is None or not self._token.allows(value.decode("latin-1")):
-            self._service.refuse("", UnauthenticatedError.kind, started)
-            raise UnauthenticatedError("send the header 'Authorization: Bearer TOKEN' with this server's token")
+        changes = CONTROL in path and scope["method"] == "POST"
+        headers = {name: value.decode("latin-1") for name, value in headers_of(scope).items() if name in READ}
+        try:
+            if changes:
+                self._access.check_origin(headers.get(b"host", ""), headers.get(b"origin"), headers.get(b"sec-fetch-site"))
+            area: Area = "admin" if changes else "metrics" if path == METRICS else "inference"
+            self._access.check(area, headers.get(b"authorization"))
+        except (UnauthenticatedError, ForbiddenError) as error:
+            self._service.refuse("", error.kind, started)
+            raise
 
 
 def _inferred(scope: Scope) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from functools import partial
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -11,84 +12,102 @@ from opau_onnx.protocol.errors import DeadlineError, InvalidRequestError, TooLar
 from opau_onnx.serve.service import Held, Service
 
 Headers = dict[bytes, bytes]
-_WINDOW = {b"gzip": 31, b"deflate": 15}
+WINDOWS = {b"gzip": 31, b"deflate": 15}
 """zlib's wbits."""
+ASIDE = 32 * 1024
+"""Bytes of JSON, or of a compressed body, above which they are worked on in a thread."""
+RATIO, RATIO_FREE = 100, 2**20
+"""A body may grow to so many times its size when it is decompressed, and to so many bytes in any case."""
 
 
 class Disconnected(Exception):  # noqa: N818 - not an error
     """The client went away."""
 
 
-def room(service: Service, headers: Headers) -> Held:
-    """Within it, the body's bytes are counted.
-
-    Raises:
-        TooLargeError: the request is larger than allowed.
-        QueueFullError: too many requests are pending.
-    """
-    limit = service.settings.server.max_request_bytes
-    size = announced(headers)
-    if size is not None and size > limit:
-        raise TooLargeError(f"the request has {size} bytes; this server takes {limit}")
-    return service.held(limit if size is None else size)
-
-
 def announced(headers: Headers) -> int | None:
     """The body's size as the client says; None where it does not."""
     value = headers.get(b"content-length")
-    return int(value) if value is not None and value.isdigit() else None
+    return int(value) if value is not None and value.isdigit() and len(value) < 20 else None
 
 
-async def read_body(receive: Receive, headers: Headers, service: Service) -> bytes:
-    """The body, decompressed.
+async def read_body(receive: Receive, headers: Headers, service: Service, held: Held, *, json: bool = False) -> bytes:
+    """The body, decompressed; its bytes are counted as they arrive.
+
+    Args:
+        receive: of the ASGI application.
+        headers: of the request.
+        service: its settings are the limits.
+        held: counts the bytes.
+        json: all of it is JSON, for which there is a limit of its own.
 
     Raises:
         TooLargeError: it is larger than allowed, before or after decompression.
+        QueueFullError: too many bytes are pending.
         DeadlineError: it takes too long to arrive.
         InvalidRequestError: it cannot be decompressed.
         Disconnected: the client went away.
     """
-    limit = service.settings.server.max_request_bytes
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise Disconnected
-    if message.get("more_body"):
-        try:
-            async with asyncio.timeout(service.settings.server.request_timeout_s):
-                body = await _rest(receive, body, limit)
-        except TimeoutError:
-            raise DeadlineError("the request took too long to arrive") from None
+    limits = service.settings.server
+    limit = min(limits.max_request_bytes, limits.max_json_bytes) if json else limits.max_request_bytes
     encoding = headers.get(b"content-encoding", b"identity").lower()
-    return body if encoding == b"identity" else _decompressed(body, encoding, limit)
+    if encoding != b"identity" and encoding not in WINDOWS:
+        raise InvalidRequestError(f"Content-Encoding is {encoding.decode('latin-1')!r}; expected gzip or deflate")
+    if (size := announced(headers)) is not None and size > limit:
+        raise _too_large(f"the request has {size} bytes", limit, json)
+    try:
+        async with asyncio.timeout(limits.request_timeout_s):
+            body = await _arrived(receive, held, limit, json)
+    except TimeoutError:
+        raise DeadlineError("the request took too long to arrive") from None
+    if encoding == b"identity":
+        return body
+    return await _decompressed(body, encoding, limit, json, service, held)
 
 
-async def _rest(receive: Receive, first: bytes, limit: int) -> bytes:
-    parts, size = [first], len(first)
-    more = True
+async def _arrived(receive: Receive, held: Held, limit: int, json: bool) -> bytes:
+    parts: list[bytes] = []
+    size, more = 0, True
     while more:
         message: Message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
         parts.append(message.get("body", b""))
+        held.add(len(parts[-1]))
         size += len(parts[-1])
         if size > limit:
-            raise TooLargeError(f"the request has more than {limit} bytes, which is the most that this server takes")
+            raise _too_large(f"the request has more than {limit} bytes", limit, json)
         more = message.get("more_body", False)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _decompressed(body: bytes, encoding: bytes, limit: int) -> bytes:
-    if encoding not in _WINDOW:
-        raise InvalidRequestError(f"Content-Encoding is {encoding.decode('latin-1')!r}; expected gzip or deflate")
-    decompressor = zlib.decompressobj(_WINDOW[encoding])
+def _too_large(what: str, limit: int, json: bool) -> TooLargeError:
+    if json:
+        return TooLargeError(f"{what}; this server takes {limit} bytes of JSON (max_json_bytes): send tensors as binary data")
+    return TooLargeError(f"{what}; this server takes {limit}")
+
+
+async def _decompressed(body: bytes, encoding: bytes, limit: int, json: bool, service: Service, held: Held) -> bytes:
+    """The body decompressed in a thread; the most that it may become is counted meanwhile."""
+    most = min(limit, max(RATIO_FREE, RATIO * len(body)))
+    held.add(most)
+    work = partial(_inflated, body, encoding, most)
+    whole = await service.aside(work) if max(len(body), most) > ASIDE else work()
+    if len(whole) > most:
+        if most < limit:
+            raise TooLargeError(f"the body grows to more than {RATIO} times its size when decompressed; send it uncompressed")
+        raise _too_large(f"the decompressed request has more than {limit} bytes", limit, json)
+    held.settle(len(whole))
+    return whole
+
+
+def _inflated(body: bytes, encoding: bytes, most: int) -> bytes:
+    """At most ``most + 1`` bytes."""
+    decompressor = zlib.decompressobj(WINDOWS[encoding])
     try:
-        whole = decompressor.decompress(body, limit + 1)
+        whole = decompressor.decompress(body, most + 1)
     except zlib.error as error:
         raise InvalidRequestError(f"the body cannot be decompressed: {error}") from None
-    if len(whole) > limit:
-        raise TooLargeError(f"the decompressed request has more than {limit} bytes, which is the most that this server takes")
-    if not decompressor.eof:
+    if len(whole) <= most and not decompressor.eof:
         raise InvalidRequestError("the compressed body ends too early")
     return whole
 
@@ -100,9 +119,9 @@ def compressed(body: bytes, headers: Headers) -> tuple[bytes, bytes | None]:
     than it saves.
     """
     wanted = headers.get(b"accept-encoding", b"").strip().lower()
-    if wanted not in _WINDOW:
+    if wanted not in WINDOWS:
         return body, None
-    compressor = zlib.compressobj(wbits=_WINDOW[wanted])
+    compressor = zlib.compressobj(wbits=WINDOWS[wanted])
     return compressor.compress(body) + compressor.flush(), wanted
 
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from opau_onnx.protocol.errors import InvalidRequestError
 from opau_onnx.protocol.parameters import check_supported, timeout_us
-from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec, elements, known, read_binary, write_binary
-from opau_onnx.serve.http.messages import InferenceResponse, InputTensor, OutputTensor, read, write
+from opau_onnx.protocol.tensors import DATATYPES, Array, DataType, TensorSpec, elements, known, read_binary, write_binary
+from opau_onnx.serve.http.messages import InferenceResponse, InputTensor, OutputTensor, numbers, read, write
 from opau_onnx.serve.service import Answer
+
+CHUNK = 65536
+"""Values between JSON and an array at once: a few milliseconds."""
+LISTS = 1024
+"""Lists and commas beyond those that a shape has, which may be there: the reader then says what is wrong with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ def decode_raw(body: bytes, expected: Sequence[TensorSpec]) -> Decoded:
 
 def encode(answer: Answer, request: Decoded) -> tuple[bytes, int | None]:
     """(The body of an answer, bytes of its JSON where tensors follow it)."""
-    tensors, behind, finite = [], [], True
+    tensors, behind = [], []
     for spec in answer.outputs:
         array = answer.arrays[spec.name]
         tensor = OutputTensor(name=spec.name, shape=list(array.shape), datatype=spec.datatype)
@@ -101,24 +108,27 @@ def encode(answer: Answer, request: Decoded) -> tuple[bytes, int | None]:
             tensor.parameters = {"binary_data_size": len(content)}
             behind.append(content)
         else:
-            values, all_finite = _plain(array)
-            tensor.data, finite = values, finite and all_finite
+            tensor.data = msgspec.Raw(_plain(array))
         tensors.append(tensor)
     model = answer.model
     response = InferenceResponse(model_name=model.name, model_version=model.version, id=request.id, outputs=tensors)
-    head = write(response, finite=finite)
+    head = write(response)
     if not behind:
         return head, None
     return b"".join((head, *behind)), len(head)
 
 
-def _plain(array: Array) -> tuple[list[Any], bool]:
-    """(The values in a flat list, whether all are finite)."""
+def _plain(array: Array) -> bytes:
+    """The values as a flat list in JSON, made in parts: whoever makes it lets the event loop go on in between."""
     floating = array.dtype in (DATATYPES[name].numpy for name in ("FP16", "FP32", "FP64", "BF16"))
-    finite = not floating or bool(np.isfinite(array).all())
-    if array.dtype == DATATYPES["BF16"].numpy:
-        array = array.astype(np.float32)
-    return array.ravel().tolist(), finite
+    flat = array.ravel()
+    parts = []
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK]
+        finite = not floating or bool(np.isfinite(part).all())
+        part = part.astype(np.float32) if part.dtype == DATATYPES["BF16"].numpy else part
+        parts.append(numbers(part.tolist(), finite=finite)[1:-1])
+    return b"[" + b",".join(parts) + b"]"
 
 
 def _inputs(tensors: Sequence[InputTensor], behind: memoryview) -> dict[str, Array]:
@@ -147,26 +157,64 @@ def _from_json(tensor: InputTensor) -> Array:
     """The array of an input's values, nested or flat."""
     kind = known(tensor.name, tensor.datatype)
     count = elements(tensor.name, tensor.shape)
-    if not isinstance(tensor.data, list):
+    data = _decoded(tensor, count)
+    if not isinstance(data, list):
         raise InvalidRequestError(f"input {tensor.name!r} has neither a list as its data nor binary_data_size")
+    flat = _flat(tensor.name, data)
+    if len(flat) != count:
+        raise InvalidRequestError(f"input {tensor.name!r} has {len(flat)} values; its shape {tensor.shape} has {count}")
+    # In parts, so that the event loop goes on in between.
+    parts = [_part(tensor.name, flat[start : start + CHUNK], kind) for start in range(0, count, CHUNK)]
+    found = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, kind.numpy)
+    return found.reshape(tensor.shape)
+
+
+def _decoded(tensor: InputTensor, count: int) -> Any:
+    """An input's data. What holds more lists or numbers than its shape is not read: it would take seconds and gigabytes."""
+    if not isinstance(tensor.data, msgspec.Raw):  # it had to be read already
+        return tensor.data
+    content = bytes(tensor.data)
+    if not content.startswith(b"["):
+        return None
+    if content.count(b"[") > LISTS + sum(math.prod(tensor.shape[:axis]) for axis in range(len(tensor.shape))):
+        raise InvalidRequestError(f"the data of input {tensor.name!r} has more lists than its shape {tensor.shape}")
+    commas = content.count(b",")
+    if commas > LISTS + count:
+        raise InvalidRequestError(f"input {tensor.name!r} has about {commas + 1} values; its shape {tensor.shape} has {count}")
     try:
-        values = _array(tensor.data)
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequestError(f"the data of input {tensor.name!r} is not JSON: {error}") from None
+
+
+def _flat(name: str, data: list[Any]) -> list[Any]:
+    """The values of nested lists, which must be as long as each other.
+
+    Raises:
+        InvalidRequestError: they are not.
+    """
+    while data and isinstance(data[0], list):
+        if set(map(type, data)) != {list} or len(set(map(len, data))) != 1:
+            raise InvalidRequestError(f"the data of input {name!r} is no array: its lists have different lengths or depths")
+        data = list(chain.from_iterable(data))
+    return data
+
+
+def _part(name: str, data: list[Any], kind: DataType) -> Array:
+    try:
+        found = _array(data)
     except (ValueError, OverflowError, RecursionError) as error:
-        raise InvalidRequestError(f"the data of input {tensor.name!r} is no array: {error}") from None
-    if values.size != count:
-        raise InvalidRequestError(f"input {tensor.name!r} has {values.size} values; its shape {tensor.shape} has {count}")
-    if not count:
-        return np.empty(tensor.shape, kind.numpy)
-    return _converted(tensor.name, values, kind.name, kind.numpy).reshape(tensor.shape)
+        raise InvalidRequestError(f"the data of input {name!r} is no array: {error}") from None
+    if found.ndim != 1:
+        raise InvalidRequestError(f"the data of input {name!r} is no array: its lists have different depths")
+    return _converted(name, found, kind.name, kind.numpy)
 
 
 def _array(data: list[Any]) -> Array:
-    values = np.array(data)
-    if values.dtype.kind == "f":  # numpy's type for whole numbers beside some of 2**63 and more, too
-        exact = np.array(data, object)
-        if all(type(value) is int for value in exact.flat):
-            return exact.astype(np.uint64)
-    return values
+    found = np.array(data)
+    if found.dtype.kind == "f" and all(type(value) is int for value in data):
+        return np.array(data, object).astype(np.uint64)  # numpy's type for numbers beside some of 2**63 and more is float, too
+    return found
 
 
 def _converted(name: str, values: Array, datatype: str, dtype: np.dtype[Any]) -> Array:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from opau_onnx.protocol.errors import CancelledError, InvalidRequestError, RequestError
-from opau_onnx.serve.http.bodies import Disconnected, Headers, compressed, headers_of, read_body, respond, room
+from opau_onnx.protocol.errors import CancelledError, InvalidRequestError, RequestError, TooLargeError
+from opau_onnx.serve.http.bodies import ASIDE, WINDOWS, Disconnected, Headers, compressed, headers_of, read_body, respond
 from opau_onnx.serve.http.codec import Decoded, decode, decode_raw, encode
 from opau_onnx.serve.request_log import Observer
 from opau_onnx.serve.service import Answer, Request, Service
@@ -47,7 +47,7 @@ class Infer:
         """Answer one request; a RequestError goes to the caller."""
         asked = Asked.of(scope)
         try:
-            answer, content, size = await self._answer(asked, receive)
+            answer, content, size, encoding = await self._answer(asked, receive)
         except Disconnected:
             self._tell(asked, CancelledError("the client went away"))
             return
@@ -57,36 +57,66 @@ class Infer:
             self._tell(asked, error)
             raise
         extra = [] if size is None else [(HEADER_LENGTH, b"%d" % size)]
-        content, encoding = compressed(content, asked.headers)
         if encoding is not None:
             extra.append((b"content-encoding", encoding))
         await respond(send, 200, b"application/json" if size is None else b"application/octet-stream", content, *extra)
         self._tell(asked, answer)
 
-    async def _answer(self, asked: Asked, receive: Receive) -> tuple[Answer, bytes, int | None]:
-        """(The answer, its body, bytes of the body's JSON where tensors follow it)."""
-        with room(self._service, asked.headers):
-            body = await read_body(receive, asked.headers, self._service)
-            decoded = self._decode(asked.model, asked.version, body, asked.headers)
+    async def _answer(self, asked: Asked, receive: Receive) -> tuple[Answer, bytes, int | None, bytes | None]:
+        """(The answer, its body, bytes of the body's JSON where tensors follow it, the body's Content-Encoding)."""
+        size = _json_size(asked.headers)
+        with self._service.held() as held:
+            body = await read_body(receive, asked.headers, self._service, held, json=size is None)
+            decoded = await self._decoded(asked, body, size)
             asked.id = decoded.id
+            del body
+            held.settle(sum(array.nbytes for array in decoded.inputs.values()))
             request = Request(asked.model, asked.version, decoded.inputs, decoded.outputs, decoded.timeout_us, asked.started)
             asked.submitted = True
             with _Watch(receive):
                 answer = await self._service.infer(request)
-            return answer, *encode(answer, decoded)
+            if _is_cheap(answer, decoded, asked.headers):
+                return answer, *_encoded(answer, decoded, asked.headers)
+            return answer, *await self._service.aside(_encoded, answer, decoded, asked.headers)
 
     def _tell(self, asked: Asked, outcome: Answer | RequestError) -> None:
         self._observer.ended("http", asked.headers, asked.model, asked.version, asked.started, outcome, asked.id)
 
-    def _decode(self, name: str, version: str, body: bytes, headers: Headers) -> Decoded:
-        value = headers.get(HEADER_LENGTH)
-        if value is None:
-            return decode(body, None)
-        if not value.isdigit():
-            raise InvalidRequestError(f"Inference-Header-Content-Length is {value.decode('latin-1')!r}; expected a number")
-        if int(value) == 0:
-            return decode_raw(body, self._service.repository.get(name, version).inputs)
-        return decode(body, int(value))
+    async def _decoded(self, asked: Asked, body: bytes, size: int | None) -> Decoded:
+        """The request in a body whose JSON has ``size`` bytes; None: all of it is JSON."""
+        if size == 0:
+            return decode_raw(body, self._service.repository.get(asked.model, asked.version).inputs)
+        found = len(body) if size is None else size
+        limit = self._service.settings.server.max_json_bytes
+        if found > limit:
+            raise TooLargeError(f"the request's JSON has {found} bytes; this server takes {limit} (max_json_bytes)")
+        return decode(body, size) if found <= ASIDE else await self._service.aside(decode, body, size)
+
+
+def _json_size(headers: Headers) -> int | None:
+    """Bytes of the JSON before binary tensors; None where there are none."""
+    value = headers.get(HEADER_LENGTH)
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) >= 20:
+        raise InvalidRequestError(
+            f"Inference-Header-Content-Length is {value.decode('latin-1')[:40]!r}; expected a number of bytes"
+        )
+    return int(value)
+
+
+def _is_cheap(answer: Answer, request: Decoded, headers: Headers) -> bool:
+    """True where the body of an answer is made so fast that the event loop can do it."""
+    if headers.get(b"accept-encoding", b"").strip().lower() in WINDOWS:
+        return sum(array.nbytes for array in answer.arrays.values()) <= ASIDE
+    plain = (s.name for s in answer.outputs if not request.binary.get(s.name, request.binary_default))
+    return sum(answer.arrays[name].size for name in plain) <= ASIDE // 8
+
+
+def _encoded(answer: Answer, request: Decoded, headers: Headers) -> tuple[bytes, int | None, bytes | None]:
+    content, size = encode(answer, request)
+    content, encoding = compressed(content, headers)
+    return content, size, encoding
 
 
 class _Watch:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from opau_onnx.protocol.errors import InvalidRequestError
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-Parameters = dict[str, Any]
+Parameters = dict[str, str | int | float | bool | None]
+MOST_LISTS = 4096
+"""In JSON with NaN or infinities, which only Python's own slow decoder reads; flat data needs one list a tensor."""
+
+if TYPE_CHECKING:
+    Data = Any
+else:
+    Data = msgspec.Raw | msgspec.UnsetType
 
 
 class InputTensor(msgspec.Struct, kw_only=True):
-    """An input: its values in ``data``, or ``binary_data_size`` bytes behind the JSON."""
+    """An input: its values in ``data``, or ``binary_data_size`` bytes behind the JSON.
+
+    Attributes:
+        data: JSON that is not decoded before the shape says how much of it there may be; a list where it was decoded already.
+    """
 
     name: str
     shape: list[Size]
     datatype: str
     parameters: Parameters = {}
-    data: Any = msgspec.UNSET
+    data: Data = msgspec.UNSET
 
 
 class RequestedOutput(msgspec.Struct, kw_only=True):
@@ -83,23 +94,32 @@ def read(content: bytes | memoryview) -> InferenceRequest:
 
 
 def _read_with_nan(content: bytes | memoryview, first: Exception) -> InferenceRequest:
+    whole = bytes(content)
+    if whole.count(b"[") > MOST_LISTS:
+        raise InvalidRequestError(
+            f"the request is not JSON: {first}; NaN and infinities are read in flat data or as binary data"
+        )
     try:
-        raw = json.loads(bytes(content))
+        raw = json.loads(whole)
     except (ValueError, RecursionError):
         raise InvalidRequestError(f"the request is not JSON: {first}") from None
     try:
-        return msgspec.convert(raw, InferenceRequest)
-    except (msgspec.ValidationError, RecursionError) as error:
+        tensors = raw.get("inputs") if isinstance(raw, dict) else None
+        values = [t.pop("data", None) if isinstance(t, dict) else None for t in tensors] if isinstance(tensors, list) else []
+        request = msgspec.convert(raw, InferenceRequest)
+        _encode(request)  # Python's decoder takes half a surrogate pair for text, which no answer can hold
+    except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
         raise InvalidRequestError(f"the request is not one of the Open Inference Protocol: {error}") from None
+    for tensor, data in zip(request.inputs, values, strict=True):
+        tensor.data = data
+    return request
 
 
-def write(response: InferenceResponse, *, finite: bool) -> bytes:
-    """Encode an answer.
+def write(response: InferenceResponse) -> bytes:
+    """Encode an answer; its tensors' data are JSON already."""
+    return _encode(response)
 
-    Args:
-        response: its tensors hold plain lists.
-        finite: whether all its numbers are; others are written as :func:`read` takes them.
-    """
-    if finite:
-        return _encode(response)
-    return json.dumps(msgspec.to_builtins(response), separators=(",", ":")).encode()
+
+def numbers(data: list[Any], *, finite: bool) -> bytes:
+    """JSON of a flat list of numbers or bools; those that are not finite are written as :func:`read` takes them."""
+    return _encode(data) if finite else json.dumps(data, separators=(",", ":")).encode()

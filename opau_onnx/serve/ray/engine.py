@@ -73,7 +73,7 @@ def check(server: ServerSettings, *, probe: bool) -> None:
         raise LoadError(f"--http-port is {server.http_port}; with --engine ray, expected a port: its proxies always serve HTTP")
     if server.grpc_port == 0:
         raise LoadError("--grpc-port is 0; with --engine ray, expected a port, or -1 for no gRPC")
-    security.token(server)  # for its errors, before anything starts
+    security.Access(server)  # for its errors, before anything starts
     if probe:
         for name, port in (("--http-port", server.http_port), ("--grpc-port", server.grpc_port)):
             reason = taken(server.host, port) if port > 0 else None

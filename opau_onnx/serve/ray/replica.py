@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from opau_onnx.protocol.errors import RequestError, RunError, UnavailableError
 from opau_onnx.serve import logs, security, tracing
 from opau_onnx.serve.config import ModelSettings, Settings, check
@@ -135,16 +137,17 @@ class OpauServe(Protocol):
         sys.setswitchinterval(SWITCH_INTERVAL)
         about = {"replica": serve.get_replica_context().replica_tag}
         self._service = ReplicaService(settings, about)
-        self._token = security.token(settings.server)
+        # The repository refuses to load and unload, with the reason that holds here.
+        self._access = security.Access(msgspec.structs.replace(settings.server, model_control=True))
         self._tracer = tracing.start(settings.server.otlp_endpoint)
         self._health = Health(self._service.repository)
         await self._service.repository.load_all()
         gate = Gate()
-        methods = Methods(gate, Infer(self._service, gate, self._tracer), Control(self._service), self._token)
+        methods = Methods(gate, Infer(self._service, gate, self._tracer), Control(self._service), self._access)
         self._calls = Calls(methods, settings.server.max_request_bytes)
 
     def __serve_build_asgi_app__(self) -> Any:
-        return create_app(self._service, self._token, Observer(self._tracer))
+        return create_app(self._service, self._access, Observer(self._tracer))
 
     async def check_health(self) -> None:
         """Ray replaces the replica where this raises.

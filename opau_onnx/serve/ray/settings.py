@@ -9,10 +9,19 @@ from typing import Any
 import msgspec
 
 from opau_onnx.errors import DeviceError, LoadError
-from opau_onnx.serve.config import DEFAULT_MAX_BATCH_SIZE, Count, ModelSettings, Positive, ServerSettings, Settings, check
+from opau_onnx.serve.config import (
+    DEFAULT_MAX_BATCH_SIZE,
+    TOKEN_FILES,
+    Count,
+    ModelSettings,
+    Positive,
+    ServerSettings,
+    Settings,
+    check,
+)
 
 DEPLOYMENT = "OpauServe"
-PROXIES = ("host", "http_port", "grpc_port", "tls_cert", "tls_key", "tls_client_ca")
+PROXIES = ("host", "http_port", "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "max_connections")
 """Settings of a server that are Ray's proxies' here, not the application's."""
 SERVICER = "opau_onnx.serve.ray.add_servicer"
 """For ``grpc_servicer_functions``: what Ray's gRPC proxies understand."""
@@ -81,7 +90,7 @@ def arguments(args: Mapping[str, Any]) -> Arguments:
         raise LoadError('models is missing or no table; expected names and files, e.g. models=\'{"lenet": "/lenet.onnx"}\'')
     parts = _sorted(given)
     tables = {name: _table(name, found, parts[ModelSettings]) for name, found in models.items()}
-    server = {name: _absolute(value) if name == "token_file" else value for name, value in parts[ServerSettings].items()}
+    server = {name: _absolute(value) if name in TOKEN_FILES else value for name, value in parts[ServerSettings].items()}
     raw = {"settings": {"server": server, "models": tables}, "ray": parts[RaySettings]}
     try:
         found = msgspec.convert(raw, Arguments, strict=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.protocol.errors import InvalidRequestError
+from opau_onnx.protocol.errors import InvalidRequestError, UnknownModelError
 from opau_onnx.serve import reports
 from opau_onnx.serve.model import ServedModel
 from opau_onnx.serve.service import Service
@@ -31,7 +31,10 @@ class Control:
         return reports.server_metadata()
 
     async def model_ready(self, request: Any, context: Any) -> Any:
-        ready = self._repository.is_ready(request.name, request.version)
+        try:
+            ready = self._repository.is_ready(request.name, request.version)
+        except UnknownModelError:  # as Triton answers over gRPC
+            ready = False
         if ready:
             await _tell(context, self._repository.get(request.name, request.version))
         return pb.ModelReadyResponse(ready=ready)

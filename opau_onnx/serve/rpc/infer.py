@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.protocol.errors import CancelledError, RequestError, UnavailableError
+from opau_onnx.protocol.errors import CancelledError, RequestError, TooLargeError, UnavailableError
 from opau_onnx.serve.request_log import Observer
 from opau_onnx.serve.rpc.codec import decode, encode, parse
 from opau_onnx.serve.rpc.errors import fail, status
@@ -40,7 +40,7 @@ class Infer:
         """Answer one request with a ``ModelInferResponse``."""
         self._gate.enter(context)
         try:
-            return await self._answer(raw, context)
+            return await self._answer([raw], context)
         except Exception as error:
             await fail(context, error)
 
@@ -95,20 +95,26 @@ class Infer:
     async def _streamed(self, raw: bytes, context: Any) -> Any:
         """The ``ModelStreamInferResponse`` to a request; an error ends that request alone."""
         try:
-            answer = await self._answer(raw, context)
+            answer = await self._answer([raw], context)
             answer.parameters["triton_final_response"].bool_param = True  # each request has one answer
             return pb.ModelStreamInferResponse(infer_response=answer)
         except Exception as error:
             code, message = status(error)
             return pb.ModelStreamInferResponse(error_message=f"[{code.name}] {message}")
 
-    async def _answer(self, raw: bytes, context: Any) -> Any:
+    async def _answer(self, raw: list[bytes], context: Any) -> Any:
+        """The answer to the message in a list of one, which is taken out of it."""
         started = time.perf_counter_ns()
         message = request = None
         try:
-            with self._service.held(len(raw)):
-                message = parse(pb.ModelInferRequest, raw)
-                request = decode(message, _remaining_us(context), started)
+            with self._service.held() as held:
+                held.add(len(raw[0]))
+                whole = parse(pb.ModelInferRequest, raw.pop())
+                message = pb.ModelInferRequest(model_name=whole.model_name, model_version=whole.model_version, id=whole.id)
+                _check_typed(whole, self._service.settings.server.max_json_bytes)
+                request = decode(whole, _remaining_us(context), started)
+                del whole  # while it waits, only its tensors are kept
+                held.settle(sum(array.nbytes for array in request.inputs.values()))
                 answer = await self._service.infer(request)
                 response = encode(answer, message.id)
         except RequestError as error:
@@ -126,6 +132,19 @@ class Infer:
         about = message if message is not None else pb.ModelInferRequest()
         metadata = dict(context.invocation_metadata()) if self._traced else {}
         self._observer.ended("grpc", metadata, about.model_name, about.model_version, started, outcome, about.id)
+
+
+def _check_typed(message: Any, limit: int) -> None:
+    """Check the size of typed contents, which take as long to read as JSON does.
+
+    Raises:
+        TooLargeError: they are larger than allowed.
+    """
+    size = sum(tensor.contents.ByteSize() for tensor in message.inputs)
+    if size > limit:
+        raise TooLargeError(
+            f"the typed contents have {size} bytes; this server takes {limit} (max_json_bytes): send raw_input_contents"
+        )
 
 
 def _remaining_us(context: Any) -> int | None:

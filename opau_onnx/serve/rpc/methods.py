@@ -9,17 +9,18 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.protocol.errors import RequestError, UnauthenticatedError, UnavailableError
+from opau_onnx.protocol.errors import ForbiddenError, RequestError, UnauthenticatedError, UnavailableError
 from opau_onnx.serve.rpc.codec import parse
 from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.errors import fail
 from opau_onnx.serve.rpc.gate import Gate
 from opau_onnx.serve.rpc.infer import Infer
-from opau_onnx.serve.security import Token
+from opau_onnx.serve.security import Access
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 OPEN = ("ServerLive", "ServerReady")
 """Calls that need no token: whoever restarts servers makes them."""
+ADMIN = ("RepositoryModelLoad", "RepositoryModelUnload")
 UNIMPLEMENTED = {
     "SystemSharedMemory": "tensors are not read from shared memory; send them in the request",
     "CudaSharedMemory": "tensors are not read from shared memory; send them in the request",
@@ -37,16 +38,14 @@ class Methods:
         gate: says whether new calls are let in, and counts them.
         infer: answers inference.
         control: answers all else.
-        token: what clients must send as their bearer token; None: nothing.
+        access: who may do what.
     """
 
-    def __init__(self, gate: Gate, infer: Infer, control: Control, token: Token | None) -> None:
-        self._gate, self._token = gate, token
+    def __init__(self, gate: Gate, infer: Infer, control: Control, access: Access) -> None:
+        self._gate, self._access = gate, access
         self._open = frozenset(_address(name) for name in OPEN)
         self._handlers = {_address(method.name): _handler(method, gate, infer, control) for method in SERVICE.methods}
-        self._stranger = _refusing(
-            UnauthenticatedError("send the metadata 'authorization: Bearer TOKEN' with this server's token")
-        )
+        self._admin = frozenset(_address(name) for name in ADMIN)
         self._late = _refusing(UnavailableError("the server is going down"), gate)
 
     def service(self, details: Any) -> Any:
@@ -56,10 +55,14 @@ class Methods:
             return handler
         if self._gate.closed:
             return self._late
-        if self._token is None:
-            return handler
         value = dict(details.invocation_metadata).get("authorization")
-        return handler if isinstance(value, str) and self._token.allows(value) else self._stranger
+        try:
+            self._access.check(
+                "admin" if details.method in self._admin else "inference", value if isinstance(value, str) else None
+            )
+        except (UnauthenticatedError, ForbiddenError) as error:
+            return _refusing(error)
+        return handler
 
 
 def refusal(code: grpc.StatusCode, message: str, gate: Gate | None = None) -> Any:

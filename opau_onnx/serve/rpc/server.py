@@ -16,7 +16,7 @@ from opau_onnx.serve.rpc.gate import Gate
 from opau_onnx.serve.rpc.infer import Infer
 from opau_onnx.serve.rpc.methods import Methods
 from opau_onnx.serve.service import Service
-from opau_onnx.serve.sockets import check_free
+from opau_onnx.serve.sockets import check_free, connections
 
 if TYPE_CHECKING:
     from opau_onnx.serve.tracing import Tracer
@@ -25,6 +25,10 @@ KEEPALIVE_MS = 60_000
 """Without a sign of life, after which a client is asked for one; it has 20 seconds to answer."""
 PING_MS = 5_000
 """Between two such questions of a client, at least; by default gRPC ends connections that ask more than every 5 minutes."""
+HANDSHAKE_MS = 10_000
+"""For a connection until it speaks HTTP/2; gRPC's own is two minutes."""
+METADATA_BYTES = 32 * 1024
+"""Of a call's headers."""
 TELL_SECONDS = 0.1
 """In which clients hear that their connections end; what they call then goes elsewhere."""
 STOP_SECONDS = 0.5
@@ -73,7 +77,7 @@ async def start(service: Service, settings: ServerSettings, tracer: Tracer | Non
     gate = Gate()
     infer = Infer(service, gate, tracer)
     server = grpc.aio.server(options=options(settings))
-    server.add_generic_rpc_handlers([Methods(gate, infer, Control(service), security.token(settings))])
+    server.add_generic_rpc_handlers([Methods(gate, infer, Control(service), security.Access(settings))])
     port = _listen(server, settings)
     await server.start()
     return RpcServer(port, server, gate, infer)
@@ -88,6 +92,10 @@ def options(settings: ServerSettings) -> list[tuple[str, int]]:
         # Clients that vanished without a word are found out, and those that ask whether the server is there may do so.
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.max_allowed_incoming_connections", connections(settings.max_connections)),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_MS),
     ]
 

@@ -15,9 +15,9 @@ from opau_onnx import create_session, export_model, models
 from opau_onnx.bench.figures import summary
 from opau_onnx.bench.timing import Plan, Subject, measure
 from opau_onnx.errors import ExportError
+from opau_onnx.nn import coefficient_parameters
 from opau_onnx.runtime.assignment import assignments
 from opau_onnx.runtime.session import Device
-from training.coefficients import coefficients
 from training.comparison.work import Settings
 from training.datasets import Data
 from training.pixels import Pixels, shape_for
@@ -67,7 +67,7 @@ def _subject(settings: Settings, name: str, source: Data, images: npt.NDArray[np
     options.intra_op_num_threads = THREADS
     device: Device = "cuda" if settings.recipe.device == "cuda" else "cpu"
     # Without the kernels a learned activation would run as a function, which is slow, and its time another one than is told.
-    library: Literal[True, "auto"] = True if coefficients(model) else "auto"
+    library: Literal[True, "auto"] = True if coefficient_parameters(model) else "auto"
     session = create_session(result.path, device, library=library, session_options=options)
     feed = {session.get_inputs()[0].name: images}
     who = "; ".join(map(str, assignments(session))) or "onnxruntime's own operators"

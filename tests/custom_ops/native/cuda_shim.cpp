@@ -3,10 +3,29 @@
 #include <memory>
 #include <string>
 
+#include "api/function.hpp"
+
 #ifdef OPAU_SUBSET
 #define OPAU_TARGET cuda
-#include "cuda/launch.cuh"
+#include "cuda/train.cuh"
 namespace opau {
+using Trained = std::unique_ptr<CudaTraining>;
+Trained CudaTraining::make(const Config& config, Dtype dtype) {
+  const Plan plan = make_plan(config);
+  if (dtype == Dtype::float64) return std::make_unique<cuda::Trainer<Dtype::float64, Kind::general, Mode::terms>>(plan);
+  if (dtype == Dtype::float16) return std::make_unique<cuda::Trainer<Dtype::float16, Kind::hermite, Mode::terms>>(plan);
+  return std::make_unique<cuda::Trainer<Dtype::float32, Kind::hermite, Mode::terms>>(plan);
+}
+std::unique_ptr<CudaActivation> cuda_float32(const Plan& plan, const void* rows, int64_t count) {
+  return std::make_unique<cuda::Launcher<Dtype::float32, Kind::hermite, Mode::terms>>(plan, rows, count);
+}
+std::unique_ptr<CudaActivation> cuda_float16(const Plan& plan, const void* rows, int64_t count) {
+  return std::make_unique<cuda::Launcher<Dtype::float16, Kind::hermite, Mode::terms>>(plan, rows, count);
+}
+std::unique_ptr<CudaActivation> cuda_float64(const Plan& plan, const void* rows, int64_t count) {
+  return std::make_unique<cuda::Launcher<Dtype::float64, Kind::general, Mode::terms>>(plan, rows, count);
+}
+std::unique_ptr<CudaActivation> cuda_bfloat16(const Plan&, const void*, int64_t) { return nullptr; }
 using Made = std::unique_ptr<CudaActivation>;
 template <>
 Made CudaActivation::make(const Config& config, Dtype dtype, const Coefficients<float>& c, std::string*) {
@@ -23,7 +42,30 @@ Made CudaActivation::make(const Config& config, Dtype, const Coefficients<double
 #include "cuda/cuda_activation.hpp"
 #endif
 
+namespace opau {
+const char* cuda_error_text(int) __attribute__((weak));
+const char* cuda_error_text(int) { return "an error of the shim"; }
+}  // namespace opau
+
 extern "C" {
+
+// For training_api.h's other functions, which api/cuda_training_api.cpp brings.
+const char* opau_function_create(const char* basis, const char* form, int64_t k, int64_t l, int64_t groups, int, opau_function** out) {
+  return opau::api::guarded([&]() -> std::string {
+    opau::Config config;
+    std::string error = opau::find_config(basis, form, k, l, groups, &config);
+    if (error.empty()) *out = new opau_function{config, nullptr};
+    return error;
+  });
+}
+void opau_function_destroy(opau_function* function) { delete function; }
+
+void shim_limits(int processors, unsigned largest_x, unsigned largest_y, int64_t piece_limit) {
+  shim::processors = processors;
+  shim::largest_x = largest_x;
+  shim::largest_y = largest_y;
+  shim::piece_limit = piece_limit;
+}
 
 // What the launch code asks of the runtime.
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }

@@ -18,11 +18,13 @@
 #undef __shared__
 #undef __forceinline__
 #undef __grid_constant__
+#undef __launch_bounds__
 #define __global__
 #define __device__
 #define __shared__ static
 #define __forceinline__ inline
 #define __grid_constant__
+#define __launch_bounds__(...)
 #define threadIdx shim::thread
 #define blockIdx shim::block
 #define blockDim shim::block_size

@@ -1,10 +1,14 @@
-"""Drive the library through onnxruntime: every dtype and sharing, odd sizes, in place, threads. Run under a sanitizer."""
+"""Drive the library through onnxruntime and its training interface: every dtype and sharing, odd sizes, in place, threads.
+
+Run under a sanitizer.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 import threading
+from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +16,10 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+
+from opau_onnx import native
+from opau_onnx.core.spec import Config
+from opau_onnx.native import training
 
 DTYPES: dict[str, tuple[Any, int]] = {
     "float32": (np.float32, TensorProto.FLOAT), "float64": (np.float64, TensorProto.DOUBLE),
@@ -71,6 +79,44 @@ def overflow(library: str) -> None:
     lib.opau_run(out, short, short, 1, 1, 101, 0, 101, 0)
 
 
+PARALLEL = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
+)  # fmt: skip
+BODY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+
+
+@PARALLEL
+def in_threads(begin: int, end: int, grain: int, body: int, context: int) -> int:
+    """The caller's threads, three of them."""
+    cuts = [begin + (end - begin) * i // 3 for i in range(4)]
+    workers = [threading.Thread(target=BODY(body), args=(*pair, context)) for pair in pairwise(cuts) if pair[0] < pair[1]]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return 0
+
+
+def train(library: str, dtype: str, groups: int, axis: int, shape: tuple[int, ...], top: int) -> None:
+    """Forward and backward on every instruction set, in threads, with ordinary inputs and some far out."""
+    opened = native.open_library(library)
+    config = Config("hermite_e", "abs_terms", (top, top - 1), groups, axis)
+    rng, rows = np.random.default_rng(0), (groups,) if groups > 1 else ()
+    given = native.Given(config, rng.uniform(0.1, 1, (*rows, top + 1)), rng.uniform(0.1, 1, (*rows, top - 1)), dtype, None)
+    x, g = (rng.standard_normal(shape).astype(DTYPES[dtype][0]) for _ in range(2))
+    x.reshape(-1)[::97] *= 10_000
+    y, dx, sums = np.empty_like(x), np.empty_like(x), [np.empty_like(v) for v in given.arrays[:2]]
+    parallel = ctypes.cast(in_threads, ctypes.c_void_p).value
+    for name in native.instruction_sets(opened):
+        function = training.Function(config, name, opened)
+        common = native.DTYPES[dtype], *given.arguments[6:10], x.ctypes.data
+        extent = native.extent(config, shape)
+        function.forward(*common, y.ctypes.data, extent, parallel)
+        for wanted in (sums, [None, None]):
+            addresses = [None if v is None else v.ctypes.data for v in (dx, *wanted)]
+            function.backward(*common, g.ctypes.data, *addresses, extent, parallel)
+
+
 if __name__ == "__main__":
     if "--break" in sys.argv:
         overflow(sys.argv[1])
@@ -79,4 +125,8 @@ if __name__ == "__main__":
         drive(sys.argv[1], name, 1, 1, (0, 3), 1)
         drive(sys.argv[1], name, 3, 1, (2, 6, 37), 2)
         drive(sys.argv[1], name, 33, -1, (5, 7, 33), 2)
+        for top in (5, 9):
+            train(sys.argv[1], name, 1, 1, (100_003,), top)
+            train(sys.argv[1], name, 3, 1, (3, 6, 7001), top)
+            train(sys.argv[1], name, 33, -1, (5, 7, 33), top)
     print("driven")

@@ -1,0 +1,6 @@
+#define OPAU_TARGET cuda
+#include "cuda/train.cuh"
+
+namespace opau {
+std::unique_ptr<CudaTraining> cuda_training_float16(const Plan& plan) { return cuda::trainer<Dtype::float16>(plan); }
+}  // namespace opau
