@@ -26,20 +26,12 @@ Configure = Callable[..., io.StringIO]
 @pytest.fixture
 def configure() -> Iterator[Configure]:
     """``configure(format, level)`` returns what is written."""
-    names = (None, *logs.OWN)
-    levels = [logging.getLogger(name).level for name in names]
-
     def start(format: Any = "json", level: str = "info") -> io.StringIO:
         stream = io.StringIO()
         logs.configure(format, level, stream)
         return stream
 
     yield start
-    root = logging.getLogger()
-    for handler in [found for found in root.handlers if isinstance(found, logs.Handler)]:
-        root.removeHandler(handler)
-    for name, level in zip(names, levels, strict=True):
-        logging.getLogger(name).setLevel(level)
 
 
 def objects(stream: io.StringIO) -> list[dict[str, Any]]:
