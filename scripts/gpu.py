@@ -1,11 +1,12 @@
-"""Try and time the CUDA kernels on a GPU, without onnxruntime; one command whose files are the evidence.
+"""Try and time the CUDA kernels on a GPU; one command whose files are the evidence.
 
     python scripts/gpu.py --library build/cuda/libopau_onnx_ops.so [--part kernels] [--part bench] [--output out/gpu]
 
 Needs PyTorch with CUDA and a library with CUDA kernels; no network and nothing else. ``--dry`` runs everything on the CPU with
 few cases, its CPU kernels in place of the CUDA ones: it tries the script, and proves nothing about a GPU.
 Parts: kernels (bits against the CPU kernels, streams, graphs, sizes beyond 2**31), sanitizer (a few kernels under
-compute-sanitizer), bench (ratios to a device copy, torch's own activations), training (bits, sums, graphs, time).
+compute-sanitizer), bench (ratios to a device copy, torch's own activations), training (bits, sums, graphs, time), networks
+(training steps of whole networks), serving (onnxruntime's CUDA provider and opau-serve, where onnxruntime-gpu is).
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # on a bare machine the package is not installed
 
-from gpu_checks import bench, device, kernels, page, sanitizer, training
+from gpu_checks import bench, device, kernels, networks, page, sanitizer, serving, training
 
-PARTS = {"kernels": kernels.run, "sanitizer": sanitizer.run, "bench": bench.run, "training": training.run}
+PARTS = {
+    "kernels": kernels.run, "sanitizer": sanitizer.run, "bench": bench.run, "training": training.run,
+    "networks": networks.run, "serving": serving.run,
+}  # fmt: skip
 
 
 def main() -> int:

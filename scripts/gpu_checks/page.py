@@ -11,7 +11,7 @@ def page(record: dict[str, Any]) -> str:
     lines.append(
         f"`make gpu`, {machine['date']}: {machine['device']}"
         + ("" if machine["dry"] else f", driver {machine['driver']}, torch {machine['torch']}, CUDA {machine['cuda']}")
-        + ". Without onnxruntime: the library's plain C interface, PyTorch's memory and streams."
+        + ". The library's plain C interface, PyTorch's memory and streams, but for what goes through onnxruntime."
     )
     if "kernels" in parts:
         lines += ["", *_kernels(parts["kernels"])]
@@ -21,7 +21,49 @@ def page(record: dict[str, Any]) -> str:
         lines += ["", *_bench(parts["bench"])]
     if "training" in parts:
         lines += ["", *_training(parts["training"])]
+    if "networks" in parts:
+        lines += ["", *_networks(parts["networks"])]
+    if "serving" in parts:
+        lines += ["", *_serving(parts["serving"])]
     return "\n".join(lines) + "\n"
+
+
+def _networks(part: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Training whole networks",
+        "",
+        "Images a second (SGD with momentum, forward, backward and step), in one run:",
+        "",
+    ]
+    lines += ["| | batch | nn.ReLU | nn.GELU | HP-1 | HP-1's step over nn.ReLU's |", "|---" * 6 + "|"]
+    for row in part["rows"]:
+        if "failed" in row:
+            lines.append(f"| {row['what']} | {row['batch']} | {row['failed']} | | | |")
+            continue
+        relu, gelu, ours = (row[name] for name in ("nn.ReLU", "nn.GELU", "HP-1"))
+        lines.append(f"| {row['what']} | {row['batch']} | {relu:,.0f} | {gelu:,.0f} | {ours:,.0f} | {relu / ours:.2f} |")
+    return lines + ([] if not part["not_run"] else ["", f"Not run, for want of time: {', '.join(part['not_run'])}."])
+
+
+def _serving(part: dict[str, Any]) -> list[str]:
+    lines = ["## Through onnxruntime", ""]
+    if "note" in part:
+        return [*lines, f"Not run: {part['note']}."]
+    names = list(part["networks"][0]["ms"])
+    lines += ["Milliseconds a run, inputs and outputs bound in device memory; medians of turns:", ""]
+    lines += ["| | batch | " + " | ".join(names) + " | kernel over ReLU |", "|---" * (3 + len(names)) + "|"]
+    for row in part["networks"]:
+        times = [row["ms"][name] for name in names]
+        cells = " | ".join(f"{one:.3f}" for one in times)
+        lines.append(f"| {row['network']} | {row['batch']} | {cells} | {times[1] / times[0]:.2f} |")
+    lines += ["", "opau-serve over gRPC, 16 closed-loop clients, one row a request, every result compared with the CPU's:", ""]
+    lines += ["| | activation | CUDA graph | rows/s | p50 ms | p99 ms | results |", "|---" * 7 + "|"]
+    for row in part["served"]:
+        lines.append(
+            f"| {row['network']} | {row['activation']}: {row['implementation']} | {'yes' if row['cuda_graph'] else 'no'} | "
+            f"{row['rows_per_s']:,.0f} | {row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['counts']} |"
+        )
+    return lines
 
 
 def _training(part: dict[str, Any]) -> list[str]:

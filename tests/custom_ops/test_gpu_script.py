@@ -28,12 +28,16 @@ def test_all_parts_dry(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "gpu.json").read_text())
     assert record["machine"]["dry"] is True
-    assert set(record["parts"]) == {"kernels", "sanitizer", "bench", "training"}
+    assert set(record["parts"]) == {"kernels", "sanitizer", "bench", "training", "networks", "serving"}
     assert record["parts"]["training"]["passed"]
     assert record["parts"]["kernels"]["passed"]
     assert sum(record["parts"]["kernels"]["compared"].values()) > 100
     page = (tmp_path / "gpu.md").read_text()
     assert "a dry run" in page
+    assert record["parts"]["networks"]["passed"], record["parts"]["networks"]
+    assert record["parts"]["serving"]["networks"][0]["ran"]["HP-1, kernel"] == ["CPUExecutionProvider: kernel"]
+    assert "## Training whole networks" in page
+    assert "## Through onnxruntime" in page
     assert "HP-1" in page
 
 
