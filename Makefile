@@ -72,7 +72,7 @@ kernels:
 	OPAU_REQUIRE_ARCHITECTURES=1 $(BIN)/python -m pytest tests/custom_ops/test_sass.py
 
 # The CUDA kernels on this machine's GPU: scripts/gpu.py. Needs nvcc and a PyTorch with CUDA, in PYTHON; no network, no environment.
-# PART=kernels, sanitizer, bench or training for one part; DRY=1 on the CPU. Files in $$OUT, else out/gpu.
+# PART=kernels, sanitizer, bench, training, networks or serving for one part; DRY=1 on the CPU. Files in $$OUT, else out/gpu.
 gpu:
 	test -n "$(DRY)" || { cmake -S custom_ops -B build/gpu -DCMAKE_BUILD_TYPE=Release -DOPAU_CUDA=ON -DOPAU_ORT=OFF \
 	  -DOPAU_CUDA_ARCHITECTURES=native -DPython3_EXECUTABLE="$$(command -v $(PYTHON))" && cmake --build build/gpu -j; }

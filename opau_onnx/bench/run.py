@@ -50,10 +50,10 @@ def run(settings: Settings, progress: Callable[[str], None] = lambda step: None)
     Raises:
         BenchError: a device or number of threads that cannot be had.
     """
-    device = _device(settings.device)
     others = machine.Others()
     count = settings.threads or threads.physical_cores()
-    threads.share(count)
+    threads.share(count)  # before any session, those that only ask for a device too
+    device = _device(settings.device)
     torch.set_num_threads(count)
     cases: list[figures.Case] = []
     missing: list[dict[str, str]] = []

@@ -13,7 +13,7 @@ from gpu_checks.device import Cpu, Gpu
 from opau_onnx import models
 from opau_onnx.nn import OrthogonalPade
 
-BUDGET_S = 100.0
+BUDGET_S = 150.0
 """No further row is begun after so many seconds: compilation takes most of them."""
 ACTIVATIONS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "nn.ReLU": ("relu", nn.ReLU),
