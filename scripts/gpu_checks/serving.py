@@ -17,18 +17,19 @@ from typing import Any
 import torch
 
 from gpu_checks.device import Cpu, Gpu
-from opau_onnx import models
+from opau_onnx import get_library_path, models
+from opau_onnx.errors import LibraryError
 
 CLIENTS = 16
 PORT = 18101
 
 
 def run(target: Gpu | Cpu, *, few: bool) -> dict[str, Any]:
+    if target.path is not None and (target.path.parent / "build.json").exists():  # one that onnxruntime can load
+        os.environ["OPAU_LIBRARY"] = str(target.path.resolve())
     missing = _missing(target)
     if missing:
         return {"passed": True, "note": missing, "networks": [], "served": []}
-    if target.path is not None:
-        os.environ["OPAU_LIBRARY"] = str(target.path.resolve())
     with tempfile.TemporaryDirectory() as folder:
         files = _files(Path(folder), few)
         networks = [row for kind, pair in files.items() for row in _network(target, kind, pair, few)]
@@ -43,6 +44,10 @@ def _missing(target: Gpu | Cpu) -> str | None:
         return str(error)
     if not target.dry and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} has no CUDA provider; install onnxruntime-gpu"
+    try:
+        get_library_path()
+    except LibraryError as error:
+        return f"onnxruntime cannot load the op library: {error}"
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,14 +24,15 @@ Configure = Callable[..., io.StringIO]
 
 
 @pytest.fixture
-def configure() -> Iterator[Configure]:
+def configure() -> Configure:
     """``configure(format, level)`` returns what is written."""
+
     def start(format: Any = "json", level: str = "info") -> io.StringIO:
         stream = io.StringIO()
         logs.configure(format, level, stream)
         return stream
 
-    yield start
+    return start
 
 
 def objects(stream: io.StringIO) -> list[dict[str, Any]]:
