@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 
 from opau_onnx.protocol.errors import UnavailableError
-from opau_onnx.serve import rpc, security, tracing
+from opau_onnx.serve import rpc, security, tls, tracing
 from opau_onnx.serve.config import Settings
 from opau_onnx.serve.http.app import create_app
 from opau_onnx.serve.http.protocol import Limits, Protocol
@@ -52,6 +52,7 @@ class Server:
         self._http_task: asyncio.Task[None] | None = None
         self._rpc: rpc.RpcServer | None = None
         self._tracer: tracing.Tracer | None = None
+        self._tls: tls.Files | None = None
 
     async def start(self) -> None:
         """Listen, then load the models; the server is live at once and ready at the end.
@@ -62,6 +63,7 @@ class Server:
         """
         sys.setswitchinterval(SWITCH_INTERVAL)
         access = security.Access(self._settings)
+        self._tls = tls.Files.of(self._settings)
         self._tracer = tracing.start(self._settings.otlp_endpoint)
         try:
             if self._settings.http_port >= 0:
@@ -113,8 +115,11 @@ class Server:
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=1,  # what was accepted has been answered by then
-            **security.uvicorn_tls(self._settings),
+            **({} if self._tls is None else self._tls.uvicorn()),
         )
+        config.load()
+        if self._tls is not None and config.ssl is not None:
+            self._tls.follow(config.ssl)
         self._http = _Uvicorn(config)
         self._http_task = asyncio.create_task(self._http.serve(sockets=[listener]))
         while not self._http.started and not self._http_task.done():
@@ -123,7 +128,7 @@ class Server:
             self._http_task.result()
 
     async def _start_rpc(self) -> None:
-        self._rpc = await rpc.start(self.service, self._settings, self._tracer)
+        self._rpc = await rpc.start(self.service, self._settings, self._tls, self._tracer)
         self.grpc_port = self._rpc.port
 
     async def _stop_rpc(self) -> None:

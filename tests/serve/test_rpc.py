@@ -261,7 +261,7 @@ def test_every_request_is_told_to_the_tracer(server: Run) -> None:
             told.append(about)
 
     tracer: Any = Recorder()
-    second = server.do(rpc.start(server.service, ServerSettings(grpc_port=0), tracer))
+    second = server.do(rpc.start(server.service, ServerSettings(grpc_port=0), tracer=tracer))
     with grpc.insecure_channel(f"127.0.0.1:{second.port}") as channel:
         ask = channel.unary_unary(SERVICE + "ModelInfer")
         parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from opau_onnx.errors import LoadError
-from opau_onnx.serve import security
+from opau_onnx.serve import security, tls
 from opau_onnx.serve.config import ServerSettings
-from opau_onnx.serve.security import LONGEST_TOKEN, Access, Token, server_credentials, uvicorn_tls
+from opau_onnx.serve.security import LONGEST_TOKEN, Access, Token
 from tests.serve import nets
-from tests.serve.certificates import pair
+from tests.serve.certificates import Pair, pair
 from tests.serve.conftest import Running
 from tests.serve.http_client import call
 from tests.serve.rpc_server import client, fails, message, stub, tensor
@@ -196,8 +197,7 @@ def https(port: int | None, context: ssl.SSLContext) -> int:
 
 
 def test_no_tls_without_files() -> None:
-    assert uvicorn_tls(ServerSettings()) == {}
-    assert server_credentials(ServerSettings()) is None
+    assert tls.Files.of(ServerSettings()) is None
 
 
 def test_tls_files_that_cannot_be_used(tmp_path: Path) -> None:
@@ -217,9 +217,92 @@ def test_tls_files_that_cannot_be_used(tmp_path: Path) -> None:
     ]
     for cert, key, authority, reason in cases:
         settings = ServerSettings(tls_cert=str(cert), tls_key=str(key), tls_client_ca=authority and str(authority))
-        for read in (uvicorn_tls, server_credentials):
-            with pytest.raises(LoadError, match=reason):
-                read(settings)
+        with pytest.raises(LoadError, match=reason):
+            tls.Files.of(settings)
+
+
+def put(source: Pair, target: Pair) -> None:
+    """Replace the files as careful tools do, the certificate first."""
+    for one, other in ((source.cert, target.cert), (source.key, target.key)):
+        copy = other.with_suffix(".new")
+        copy.write_bytes(one.read_bytes())
+        copy.rename(other)
+
+
+def test_tls_files_that_change(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """New connections of both protocols have the new certificate; one that cannot be used changes nothing."""
+    monkeypatch.setattr(tls, "LOOK_SECONDS", 0.0)
+    old, new, used = (pair(tmp_path, name) for name in ("old", "new", "used"))
+    put(old, used)
+    server = running({"m": nets.linear(tmp_path / "m.onnx")}, tls_cert=str(used.cert), tls_key=str(used.key))
+
+    def seen() -> tuple[str, bool]:
+        with triton.InferenceServerClient(server.grpc, ssl=True, root_certificates=str(new.cert)) as made:
+            try:
+                over_grpc = bool(made.is_server_live(client_timeout=20))
+            except InferenceServerException:
+                over_grpc = False
+        return ssl.get_server_certificate(("127.0.0.1", server.http_port), timeout=20), over_grpc
+
+    assert seen() == (old.cert.read_text(), False)
+    used.cert.write_bytes(new.cert.read_bytes())  # the key is not there yet
+    assert seen() == (old.cert.read_text(), False)
+    assert "TLS stays as it was: TLS cannot use the certificate" in caplog.text
+    put(new, used)
+    assert seen() == (new.cert.read_text(), True)
+    used.key.unlink()
+    assert seen() == (new.cert.read_text(), True)
+    assert https(server.http_port, ssl.create_default_context(cafile=str(new.cert))) == 200
+    server.stop()
+
+
+def test_a_clients_authority_that_changes(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of the old authority are not let in any more, those with a session from before neither."""
+    monkeypatch.setattr(tls, "LOOK_SECONDS", 0.0)
+    ours, first, second = (pair(tmp_path, name) for name in ("server", "first", "second"))
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(first.cert.read_bytes())
+    files = {"tls_cert": str(ours.cert), "tls_key": str(ours.key), "tls_client_ca": str(authority)}
+    server = running({"m": nets.linear(tmp_path / "m.onnx")}, **files)
+    clients = {}
+    for one in (first, second):
+        clients[one] = ssl.create_default_context(cafile=str(ours.cert))
+        clients[one].load_cert_chain(one.cert, one.key)
+
+    def let_in(one: Pair) -> tuple[bool, bool]:
+        try:
+            over_http = https(server.http_port, clients[one]) == 200
+        except (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected):
+            over_http = False
+        more = {"private_key": str(one.key), "certificate_chain": str(one.cert)}
+        with triton.InferenceServerClient(server.grpc, ssl=True, root_certificates=str(ours.cert), **more) as made:
+            try:
+                return over_http, bool(made.is_server_live(client_timeout=20))
+            except InferenceServerException:
+                return over_http, False
+
+    def answered(session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
+        with socket.create_connection(("localhost", server.http_port), timeout=20) as raw:
+            try:
+                with clients[first].wrap_socket(raw, server_hostname="localhost", session=session) as secure:
+                    secure.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    return secure.recv(100).startswith(b"HTTP/1.1 200"), secure.session
+            except (ssl.SSLError, ConnectionError):
+                return False, None
+
+    assert (let_in(first), let_in(second)) == ((True, True), (False, False))
+    right, session = answered(None)
+    assert right
+    authority.write_bytes(second.cert.read_bytes())
+    assert not answered(session)[0]
+    authority.write_bytes(first.cert.read_bytes())
+    clients[first].maximum_version = ssl.TLSVersion.TLSv1_2  # whose sessions the server could not forget
+    assert not answered(None)[0]
+    authority.write_bytes(second.cert.read_bytes())
+    assert (let_in(first), let_in(second)) == ((False, False), (True, True))
+    server.stop()
 
 
 def test_a_request_without_tls_to_a_server_with_it_does_no_harm(running: Running, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from opau_onnx.errors import LoadError
-from opau_onnx.serve import security
+from opau_onnx.serve import security, tls
 from opau_onnx.serve.config import ServerSettings
 from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.gate import Gate
@@ -63,22 +63,25 @@ class RpcServer:
         await stopping
 
 
-async def start(service: Service, settings: ServerSettings, tracer: Tracer | None = None) -> RpcServer:
+async def start(
+    service: Service, settings: ServerSettings, files: tls.Files | None = None, tracer: Tracer | None = None
+) -> RpcServer:
     """Start to listen, in the running event loop.
 
     Args:
         service: what is served.
         settings: of the server.
+        files: of TLS; None: none.
         tracer: records traces; None: there are none.
 
     Raises:
-        LoadError: the address cannot be listened on, or a file of the token or of TLS cannot be used.
+        LoadError: the address cannot be listened on, or a file of the token cannot be used.
     """
     gate = Gate()
     infer = Infer(service, gate, tracer)
     server = grpc.aio.server(options=options(settings))
     server.add_generic_rpc_handlers([Methods(gate, infer, Control(service), security.Access(settings))])
-    port = _listen(server, settings)
+    port = _listen(server, settings, files)
     await server.start()
     return RpcServer(port, server, gate, infer)
 
@@ -100,14 +103,13 @@ def options(settings: ServerSettings) -> list[tuple[str, int]]:
     ]
 
 
-def _listen(server: Any, settings: ServerSettings) -> int:
+def _listen(server: Any, settings: ServerSettings, files: tls.Files | None) -> int:
     host, port = settings.host, settings.grpc_port
-    credentials = security.server_credentials(settings)
     check_free(host, port, "--grpc-port")
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        if credentials is None:
+        if files is None:
             return int(server.add_insecure_port(address))
-        return int(server.add_secure_port(address, credentials))
+        return int(server.add_secure_port(address, files.grpc()))
     except RuntimeError as error:
         raise LoadError(f"gRPC cannot listen on {address}: {error}") from None
