@@ -89,7 +89,7 @@ class Files:
 
         context.sni_callback = change  # called for clients that name no server too
         if self._authority is not None:
-            # A resumed session shows no certificate again, also when its authority is gone. In TLS 1.3 no ticket, no resumption;
+            # A resumed session shows no certificate again, also when its authority is gone. TLS 1.3: no ticket, no resumption;
             # TLS 1.2 has OpenSSL's cache of sessions besides, which Python cannot switch off.
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             context.num_tickets = 0
