@@ -14,6 +14,7 @@ from opau_onnx.serve.rpc.codec import parse
 from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.errors import fail
 from opau_onnx.serve.rpc.gate import Gate
+from opau_onnx.serve.rpc.health import Health
 from opau_onnx.serve.rpc.infer import Infer
 from opau_onnx.serve.security import Access
 
@@ -39,12 +40,14 @@ class Methods:
         infer: answers inference.
         control: answers all else.
         access: who may do what.
+        health: answers gRPC's own health protocol, without a token; None: nothing does.
     """
 
-    def __init__(self, gate: Gate, infer: Infer, control: Control, access: Access) -> None:
+    def __init__(self, gate: Gate, infer: Infer, control: Control, access: Access, health: Health | None = None) -> None:
         self._gate, self._access = gate, access
-        self._open = frozenset(_address(name) for name in OPEN)
-        self._handlers = {_address(method.name): _handler(method, gate, infer, control) for method in SERVICE.methods}
+        more = {} if health is None else health.handlers()
+        self._open = frozenset((*map(_address, OPEN), *more))
+        self._handlers = {_address(method.name): _handler(method, gate, infer, control) for method in SERVICE.methods} | more
         self._admin = frozenset(_address(name) for name in ADMIN)
         self._late = _refusing(UnavailableError("the server is going down"), gate)
 

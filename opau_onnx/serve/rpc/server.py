@@ -13,8 +13,9 @@ from opau_onnx.serve import security, tls
 from opau_onnx.serve.config import ServerSettings
 from opau_onnx.serve.rpc.control import Control
 from opau_onnx.serve.rpc.gate import Gate
+from opau_onnx.serve.rpc.health import Health
 from opau_onnx.serve.rpc.infer import Infer
-from opau_onnx.serve.rpc.methods import Methods
+from opau_onnx.serve.rpc.methods import SERVICE, Methods
 from opau_onnx.serve.service import Service
 from opau_onnx.serve.sockets import check_free, connections
 
@@ -80,7 +81,8 @@ async def start(
     gate = Gate()
     infer = Infer(service, gate, tracer)
     server = grpc.aio.server(options=options(settings))
-    server.add_generic_rpc_handlers([Methods(gate, infer, Control(service), security.Access(settings))])
+    health = Health(service, SERVICE.full_name)
+    server.add_generic_rpc_handlers([Methods(gate, infer, Control(service), security.Access(settings), health)])
     port = _listen(server, settings, files)
     await server.start()
     return RpcServer(port, server, gate, infer)
