@@ -31,8 +31,10 @@ def show(result: ExportResult, *, verbose: bool, validate_only: bool) -> None:
         out.print(f"{escape(str(result.path))} written, [bold yellow]not compared[/] with PyTorch (--no-validate)")
         return
     validation(out, result.validation, verbose=verbose)
-    if result.validation.equal is False and result.guards:
-        out.print(f"torch.export took for true: {escape('; '.join(result.guards[:6]))}", highlight=False, soft_wrap=True)
+    if result.guards:
+        more = f" and {len(result.guards) - 6} more" if len(result.guards) > 6 else ""
+        text = f"the file holds for sizes where, as torch.export assumed: {'; '.join(result.guards[:6])}{more}"
+        out.print(escape(text), highlight=False, soft_wrap=True)
     _verdict(out, result, validate_only=validate_only)
 
 

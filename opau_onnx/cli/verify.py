@@ -1,4 +1,4 @@
-"""``opau-verify``: is it the same model? PyTorch against ONNX files in every runtime at hand."""
+"""``opau-verify``: is it the same model? PyTorch, or an ONNX file, against ONNX files in every runtime at hand."""
 
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
@@ -35,7 +35,11 @@ _READING, _WHAT, _JUDGING = "Reading the model", "What is compared", "Judging"
 def verify(
     model: Annotated[
         Path,
-        typer.Argument(help="The PyTorch model: checkpoint, state_dict (.pt, .pth, .safetensors), .pt2.", show_default=False),
+        typer.Argument(
+            help="The PyTorch model: checkpoint, state_dict (.pt, .pth, .safetensors), .pt2; or an .onnx file, with which the "
+            "others are compared.",
+            show_default=False,
+        ),
     ],
     files: Annotated[list[Path], typer.Argument(metavar="FILE.onnx...", help="What was made of it.", show_default=False)],
     data: Annotated[
@@ -115,8 +119,17 @@ def _run(
         from opau_onnx.verify.api import verify_model
 
         step(f"reading {model}")
-        source = reading.load(model)
+        source = _onnx(model, reading, settings) if model.suffix == ".onnx" else reading.load(model)
         return verify_model(source, files, data=data, settings=settings, report=report, html=html, progress=step)
+
+
+def _onnx(model: Path, reading: Reading, settings: VerifyConfig) -> Any:
+    from opau_onnx.verify import read_onnx_model
+
+    for option, given in (("--model", reading.factory), ("--key", reading.key), ("--strip-prefix", reading.strip_prefix)):
+        if given is not None:
+            fail(f"{option} says how weights of PyTorch are read, and {model} is an ONNX file; leave it out")
+    return read_onnx_model(model, reading.inputs, reading.input_shapes, settings.seed)
 
 
 def _runtimes(text: str | None) -> list[str] | None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from opau_onnx.cli.common import console, table
 from opau_onnx.compare.agreement import TopKAgreement
 from opau_onnx.compare.isolated import IsolatedCheck
-from opau_onnx.compare.names import TORCH
+from opau_onnx.compare.names import PYTORCH, TORCH
 from opau_onnx.compare.tensors import Comparison
 from opau_onnx.verify.activations import ActivationResult
 from opau_onnx.verify.findings import Finding
@@ -27,7 +27,7 @@ def show(result: VerifyResult, written: Sequence[Path], *, verbose: bool) -> Non
     out = console()
     out.print(f"{escape(result.source.name)} ({result.source.kind}) on {escape(result.data)}", highlight=False)
     for found in result.files:
-        _file(out, found, verbose=verbose)
+        _file(out, found, result.reference["name"], verbose=verbose)
     out.print('"used" is the share of the tolerance that is used; up to 1 is equal', highlight=False)
     for path in written:
         out.print(f"{escape(str(path))} written", highlight=False)
@@ -42,12 +42,12 @@ def show(result: VerifyResult, written: Sequence[Path], *, verbose: bool) -> Non
         out.print("[bold yellow]incomplete[/]: what ran is equal", highlight=False)
 
 
-def _file(out: Console, found: FileResult, *, verbose: bool) -> None:
+def _file(out: Console, found: FileResult, reference: str, *, verbose: bool) -> None:
     file = found.file.describe()
     form = f", collapsed ({file['collapsed']})" if file["collapsed"] else ""
     left = f", {found.left_out:,} samples fill no batch" if found.left_out else ""
     out.print(f"\n[bold]{escape(file['file'])}[/]: {file['dtype']}, opset {file['opset']}{form}{left}", highlight=False)
-    _runtimes(out, found)
+    _runtimes(out, found, reference)
     if verbose:
         for run in found.file.ran:
             out.print(f"  {run.name}: {escape(', '.join(dict.fromkeys(run.record.values())))}", highlight=False, soft_wrap=True)
@@ -58,12 +58,20 @@ def _file(out: Console, found: FileResult, *, verbose: bool) -> None:
     _findings(out, found.findings, verbose=verbose)
 
 
-def _runtimes(out: Console, found: FileResult) -> None:
+def _runtimes(out: Console, found: FileResult, reference: str) -> None:
     rows = table(out, "runtime", "output", "samples", "max error", "mean", "99 %", "ULP", "used", "top-1", "differ", "")
-    labels = found.torch.labels
-    rounding = max((s.maximum for s in found.torch.rounding), default=0.0)
-    own = ("", "in float64") if found.file.kind == "float64" else (f"{rounding:.2g}", "float32 - float64")
-    rows.add_row(TORCH, "", f"{found.samples:,}", own[0], *[""] * 4, *_labels(labels), own[1])
+    labels, rounding = found.reference.labels, max((s.maximum for s in found.reference.rounding), default=None)
+    own = ("", "reference") if rounding is None else (f"{rounding:.2g}", "float32 - float64")
+    own = ("", "in float64") if rounding is not None and found.file.kind == "float64" else own
+    rows.add_row(
+        TORCH if reference == PYTORCH else escape(reference),
+        "",
+        f"{found.samples:,}",
+        own[0],
+        *[""] * 4,
+        *_labels(labels),
+        own[1],
+    )
     for run in found.file.runs:
         if run.reason:
             continue

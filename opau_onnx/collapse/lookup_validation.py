@@ -17,6 +17,7 @@ from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.quantize import runs
 from opau_onnx.compare.agreement import agreement_of, are_classes
 from opau_onnx.compare.batches import random_batches
+from opau_onnx.compare.examples import file_runs
 from opau_onnx.compare.file_reference import FileReference
 from opau_onnx.compare.loop import compare_batches
 from opau_onnx.compare.opening import open_runtime
@@ -136,7 +137,7 @@ def _same(
     quantized, collapsed = (_as_written(path, inputs) for path in (before, after))
     axes = open_axes(model)
     cases: list[tuple[str, Sequence[torch.Tensor]]] = list(random_batches(inputs, axes, config))
-    cases += size_batches(inputs, axes, config.seed, files.file_runs(quantized)).batches
+    cases += size_batches(inputs, axes, config.seed, file_runs(quantized)).batches
     if samples is not None:
         kept = samples.first(EXACT)
         text = f"{len(kept):,} samples of {kept.source}"

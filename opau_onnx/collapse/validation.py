@@ -16,6 +16,7 @@ from opau_onnx.collapse.forms import form_of
 from opau_onnx.collapse.result import CollapseResult
 from opau_onnx.collapse.summary import summarize
 from opau_onnx.compare.agreement import TopKAgreement
+from opau_onnx.compare.examples import example_inputs
 from opau_onnx.compare.validation import Validation, validate
 from opau_onnx.config import Data, ToleranceConfig, ValidationConfig
 from opau_onnx.errors import ValidationError
@@ -41,7 +42,7 @@ def compared(
         progress(f"reading {origin}")
         origin = load(Path(origin))
     model = ir.load(staged)
-    inputs = files.example_inputs(model, comparing.input_shapes, comparing.options.seed) if origin is None else origin.inputs
+    inputs = example_inputs(model, comparing.input_shapes, comparing.options.seed) if origin is None else origin.inputs
     progress("comparing")
     if form_of(result.form).quantized:
         found = _validate_lut(result, model, staged, origin, inputs, comparing, data)

@@ -21,16 +21,16 @@ class Disagreement:
     Attributes:
         sample: its place in the data.
         label: the true one, None where it is not known.
-        torch, runtime: the labels.
-        torch_margin: PyTorch's output of its own label less that of the runtime's: how sure it was.
-        runtime_margin: the runtime's output of its own label less that of PyTorch's.
+        expected, runtime: the labels.
+        expected_margin: the reference's output of its own label less that of the runtime's: how sure it was.
+        runtime_margin: the runtime's output of its own label less that of the reference's.
     """
 
     sample: int
     label: int | None
-    torch: int
+    expected: int
     runtime: int
-    torch_margin: float
+    expected_margin: float
     runtime_margin: float
 
 
@@ -43,7 +43,7 @@ class TopKAgreement(Reported):
         known: those whose label is known.
         right, among_five: of those, how many have the largest output, or one of the five largest, at their label.
         classes: number of outputs.
-        agreeing: samples with PyTorch's label.
+        agreeing: samples with the reference's label.
         different: the first :data:`LISTED` others.
     """
 
@@ -63,21 +63,21 @@ class TopKAgreement(Reported):
 
         Args:
             start: place of its first sample.
-            outputs, expected: the runtime's and PyTorch's, shape (N, classes).
+            outputs, expected: the runtime's and the reference's, shape (N, classes).
             labels: shape (N,), where they are known.
         """
         outputs, expected = (np.asarray(v, dtype=np.float64) for v in (outputs, expected))
         rows = np.arange(len(outputs))
-        own, torch = outputs.argmax(axis=1), expected.argmax(axis=1)
+        own, wanted = outputs.argmax(axis=1), expected.argmax(axis=1)
         self.samples, self.classes = self.samples + len(rows), outputs.shape[1]
-        self.agreeing += int(np.count_nonzero(own == torch))
+        self.agreeing += int(np.count_nonzero(own == wanted))
         if labels is not None:
             self.known += len(rows)
             self.right += int(np.count_nonzero(own == labels))
             better = outputs > outputs[rows, labels][:, np.newaxis]
             self.among_five += int(np.count_nonzero(better.sum(axis=1) < 5))
-        for i in np.flatnonzero(own != torch)[: LISTED - len(self.different)]:
-            a, b = int(torch[i]), int(own[i])
+        for i in np.flatnonzero(own != wanted)[: LISTED - len(self.different)]:
+            a, b = int(wanted[i]), int(own[i])
             label = None if labels is None else int(labels[i])
             margins = float(expected[i, a] - expected[i, b]), float(outputs[i, b] - outputs[i, a])
             self.different.append(Disagreement(start + int(i), label, a, b, *margins))

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from opau_onnx.compare import policies
 from opau_onnx.compare.opening import open_model, open_runtime
-from opau_onnx.compare.references import Expected, moves_of, refuse_nan
+from opau_onnx.compare.references import Expected, Reference, moves_of, refuse_nan
 from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF
 from opau_onnx.graph.dtypes import NAMES, coarsest
-from opau_onnx.nn.casting import dtype_name
+from opau_onnx.nn.casting import DTYPES, dtype_name
 
 
-class FileReference:
+class FileReference(Reference):
     """An ONNX file, and a measured tolerance: how far its outputs move when its weights and inputs are nudged.
 
     Args:
@@ -28,12 +28,18 @@ class FileReference:
         seed: of the nudges.
         runtime: what runs the file; None for the first that can.
         exact: expect the same bits; nothing is nudged then.
+        kind: name of the other file's dtype, whose roundings are allowed where they are the coarser ones.
     """
 
     def __init__(
-        self, path: Path, inputs: Sequence[Tensor], seed: int, *, runtime: Runtime | None = None, exact: bool = False
-    ) -> None:
-        self.kind = "float32" if exact else coarsest(ir.load(path))
+        self, path: Path, inputs: Sequence[Tensor], seed: int, *, runtime: Runtime | None = None, exact: bool = False,
+        kind: str = "",
+    ) -> None:  # fmt: skip
+        model = ir.load(path)
+        own = coarsest(model)
+        self.kind = "float32" if exact else max(own, kind or own, key=UNIT_ROUNDOFF.__getitem__)
+        self.scale = UNIT_ROUNDOFF[self.kind] / UNIT_ROUNDOFF[own]
+        self.dtypes = [DTYPES.get(NAMES.get(v.dtype, "")) for v in model.graph.inputs]
         self.runtime = runtime or open_runtime(path, inputs)
         draws = 0 if exact else policies.NUDGES
         self.moved = [open_model(_nudged(path, seed + n), inputs) for n in range(draws)]
@@ -41,6 +47,7 @@ class FileReference:
 
     def expect(self, inputs: Sequence[Tensor], known: Sequence[Expected] = ()) -> list[Expected]:
         """See :meth:`Reference.expect`."""
+        inputs = [x if kind is None else x.to(kind) for x, kind in zip(inputs, self.dtypes, strict=True)]
         results = self.runtime.run(inputs)
         self.floating = [str(np.asarray(v).dtype) in UNIT_ROUNDOFF for v in results]
         expected = [np.asarray(v, dtype=np.float64) for v in results]
@@ -54,7 +61,7 @@ class FileReference:
                 continue
             moves = moves_of(torch.from_numpy(want), [torch.from_numpy(np.asarray(o[i], dtype=np.float64)) for o in others])
             kind = self.kind if self.floating[i] else ""
-            tolerance = policies.measured(moves, kind, want, few=True)
+            tolerance = policies.measured(moves * self.scale, kind, want, few=True)
             found.append(Expected(want, None, tolerance, policies.undecided(moves, kind)))
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ def compare_batches(
     runtime: Runtime,
     references: Sequence[tuple[Reference, str]],
     names: Sequence[str],
-    batches: Iterable[tuple[str, Sequence[Tensor]]],
+    batches: Sequence[tuple[str, Sequence[Tensor]]],
     config: ToleranceConfig,
     dtype: torch.dtype | None = None,
 ) -> list[Comparison]:
@@ -44,12 +44,12 @@ def compare_batches(
         ValidationError: a runtime that cannot run, or outputs that are not as many as the reference's.
     """
     found: list[list[Comparison]] = [[] for _ in references]
-    for label, batch in batches:
-        inputs = batch if dtype is None else cast_inputs(batch, dtype)
+    cast = [(label, batch if dtype is None else cast_inputs(batch, dtype)) for label, batch in batches]
+    for (label, inputs), first in zip(cast, references[0][0].expect_all(cast), strict=True):
         actual = _run(runtime, inputs, first=not any(found))
         known: list[Expected] = []
-        for kept, (reference, note) in zip(found, references, strict=True):
-            expected = reference.expect(inputs, known)
+        for i, (kept, (reference, note)) in enumerate(zip(found, references, strict=True)):
+            expected = reference.expect(inputs, known) if i else first
             if isinstance(actual, str):
                 kept.append(failed(f"{names[0]}{note}, {label}: {actual}", reference.kind))
             elif expected:  # else the reference says why in its description

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from opau_onnx.compare.runtimes import NAMES
 
-TORCH = "torch"
+TORCH, PYTORCH = "torch", "PyTorch"
+"""The reference, as a runtime's name and in sentences."""
 RUNTIMES = (TORCH, *NAMES)
 """Everything that can be run; PyTorch is the reference."""
 ORIGINAL = "original"

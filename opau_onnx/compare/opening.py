@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -40,6 +41,21 @@ def open_runtime(path: Path, inputs: Sequence[torch.Tensor]) -> Runtime:
         reference.description += f" (onnxruntime's CPU has no {missing})"
         return reference
     return runtime
+
+
+class LateRuntime(Runtime):
+    """:func:`open_runtime` at the first run, so that a session and what was needed before it are not in memory together."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.description = path, "not run"
+        self.opened: Runtime | None = None
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> list[Any]:
+        """See :meth:`Runtime.run`."""
+        if self.opened is None:
+            self.opened = open_runtime(self.path, inputs)
+            self.description = self.opened.description
+        return self.opened.run(inputs)
 
 
 def _missing(path: Path, message: str) -> str:

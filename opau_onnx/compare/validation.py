@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from opau_onnx.compare.activations import ActivationCheck, check_activations
 from opau_onnx.compare.batches import random_batches
 from opau_onnx.compare.loop import compare_batches
-from opau_onnx.compare.opening import open_runtime
-from opau_onnx.compare.references import OriginalReference, Reference, TorchReference
+from opau_onnx.compare.opening import LateRuntime
+from opau_onnx.compare.references import OriginalReference, Reference
 from opau_onnx.compare.sizes import Limits, module_runs, size_batches
 from opau_onnx.compare.tensors import Comparison
+from opau_onnx.compare.torch_reference import TorchReference
 from opau_onnx.config import ToleranceConfig
 from opau_onnx.core.reports import Reported
 from opau_onnx.errors import NotComparableError, ValidationError
@@ -96,7 +97,7 @@ def validate(
         references: list[tuple[Reference, str]] = [(own, "")]
         if original is not None:
             references.append((OriginalReference(original, dtype), " of the original modules"))
-        runtime = open_runtime(path, cast_inputs(inputs, dtype))
+        runtime = LateRuntime(path)
         names = [str(v.name) for v in model.graph.outputs]
         outputs, reason = list[Comparison](), ""
         sizes = size_batches(cast_inputs(inputs, torch.float32), axes, config.seed, module_runs(own.single), limits)

@@ -140,8 +140,8 @@ def export_model(
     outputs = list(source.outputs) if source.outputs else program.output_names(traced)
     exported = conversion.build_model(traced, opset, names, outputs, tensors_by_name(source.model))
     rename(exported, settings.input_names, settings.output_names)
-    add_metadata(exported, source.kind, source.sha256, kind)
     limits, guards = program.outer_sizes(traced, axes), program.guards(traced, axes)
+    add_metadata(exported, source.kind, source.sha256, kind, guards)
     path, validation = _write(exported, output, source, axes, dtype, settings, limits, progress)
     result = ExportResult(path, output, opset, kind, describe(exported), validation, source, guards)
     if report is not None:
@@ -212,7 +212,7 @@ def _trace(
     progress("tracing the model")
     axes = _axes(source, settings)
     with quiet():
-        cast = cast_model(source.model, dtype)
+        cast = cast_model(source.model, dtype, share=True)
         return dtype, program.trace(cast, cast_inputs(source.inputs, dtype), axes), axes
 
 

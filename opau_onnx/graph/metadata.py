@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -38,17 +39,19 @@ def describe(model: ir.Model) -> list[dict[str, Any]]:
     return records
 
 
-def add_metadata(model: ir.Model, source_kind: str, source_sha256: str | None, dtype: str) -> None:
-    """Say in the file what it is and what made it; nothing of the machine.
+def add_metadata(model: ir.Model, source_kind: str, source_sha256: str | None, dtype: str, guards: Sequence[str] = ()) -> None:
+    """Say in the file what it is, for which sizes it holds and what made it; nothing of the machine.
 
     What differs between files stands under a key of its own for each, :data:`RECORD` and a digest: onnx.compose refuses to
     merge models with different values for one key.
     """
-    record = {
+    record: dict[str, Any] = {
         "activations": describe(model),
         "source": source_kind,
         "source_sha256": source_sha256 or "none (a module in memory)",
     }
+    if guards:
+        record["guards"] = list(guards)
     text = json.dumps(record, sort_keys=True)
     model.producer_name, model.producer_version = "opau_onnx", __version__
     model.metadata_props.update(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,13 +144,18 @@ def adopting(source: Source, given: calling.Arguments | None = None) -> Source:
 def _check_finite(source: Source) -> None:
     """Infinite buffers are let through: masks hold them."""
     parameters, buffers = source.model.named_parameters(), source.model.named_buffers()
-    bad = [name for name, p in parameters if p.is_floating_point() and not torch.isfinite(p).all()]
-    bad += [name for name, b in buffers if b.is_floating_point() and torch.isnan(b).any()]
+    bad = [name for name, p in parameters if p.is_floating_point() and not _all(p, torch.isfinite)]
+    bad += [name for name, b in buffers if b.is_floating_point() and not _all(b, lambda part: ~torch.isnan(part))]
     if bad:
         raise LoadError(
             f"{source.name}: {', '.join(bad[:4])}{' ..' if len(bad) > 4 else ''} hold{'s' if len(bad) == 1 else ''} NaN or "
             "infinity; a file of it could not be told from any other. Look at the training run"
         )
+
+
+def _all(values: torch.Tensor, test: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    """A part at a time: the test takes memory of the size of its argument."""
+    return all(bool(test(part).all()) for part in torch.split(values.detach().flatten(), 1 << 20))
 
 
 def sha256(path: Path) -> str:

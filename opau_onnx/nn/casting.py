@@ -56,9 +56,16 @@ def model_dtype(model: nn.Module) -> torch.dtype:
     return torch.float32
 
 
-def cast_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy in ``dtype``, whose activations keep coefficients of float32, or float64 where ``dtype`` is float64."""
-    clone = copy_module(model)
+def cast_model(model: nn.Module, dtype: torch.dtype, *, share: bool = False) -> nn.Module:
+    """A copy in ``dtype``, whose activations keep coefficients of float32, or float64 where ``dtype`` is float64.
+
+    With ``share`` the parameters that have this dtype already are the model's own and take no memory: the copy is to be run,
+    not to be changed. Buffers are always copied, since a forward may write to them.
+    """
+    own = {id(p) for m in model.modules() if isinstance(m, OrthogonalPade) for p in m.parameters(recurse=False)}
+    plain = [p for p in model.parameters() if type(p) is nn.Parameter and p.is_floating_point() and id(p) not in own]
+    # One by one: a copy in the old dtype would be in memory besides.
+    clone = copy_module(model, {p: _cast(p, dtype, share) for p in plain})
     ours = [m for m in clone.modules() if isinstance(m, OrthogonalPade)]
     kept = [(p, p.detach().clone()) for m in ours for p in (m.numerator, m.denominator)]
     clone.to(dtype)
@@ -67,6 +74,12 @@ def cast_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         parameter.data = values.to(wide)
     # The module of an exported program refuses eval(): it was exported in one mode.
     return clone if isinstance(clone, torch.fx.GraphModule) else clone.eval()
+
+
+def _cast(parameter: nn.Parameter, dtype: torch.dtype, share: bool) -> nn.Parameter:
+    if share and parameter.dtype == dtype:
+        return parameter
+    return nn.Parameter(parameter.detach().to(dtype, copy=True), requires_grad=parameter.requires_grad)
 
 
 def cast_inputs(inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,15 +11,17 @@ from torch import Tensor, nn
 from opau_onnx.nn.transformers import shadowed
 
 
-def copy_module(model: nn.Module) -> nn.Module:
+def copy_module(model: nn.Module, replaced: Mapping[Tensor, Tensor] | None = None) -> nn.Module:
     """A copy that computes the same and shares no parameter or buffer.
+
+    ``replaced`` gives what takes the place of some of them: the parameter itself, say, to share it.
 
     Of modules that keep a result of autograd as an attribute, as weight_norm and pruning do after a step, and of those that
     hold what cannot be copied at all (a lock, an open file, a generator), too: such an attribute is shared. A
     TransformerDecoderLayer keeps an activation that is a module.
     """
     computed = (v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf)
-    memo: dict[int, Any] = {id(v): v.detach().clone() for v in computed}
+    memo: dict[int, Any] = {id(v): v.detach().clone() for v in computed} | {id(v): new for v, new in (replaced or {}).items()}
     try:
         clone = copy.deepcopy(model, dict(memo))
     except Exception:  # anything that an attribute does not allow

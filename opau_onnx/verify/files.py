@@ -23,6 +23,7 @@ from opau_onnx.graph.lookup import ActivationLocation, collapsed_form, find_acti
 from opau_onnx.graph.whole import read_model
 from opau_onnx.io.source import Source, sha256
 from opau_onnx.nn.casting import DTYPES, dtype_name
+from opau_onnx.verify.onnx_model import OnnxModel
 from opau_onnx.verify.runs import Run
 
 
@@ -72,8 +73,8 @@ class VerifiedFile:
         }
 
 
-def read_file(path: Path, source: Source) -> VerifiedFile:
-    """Read a file and match it with the model.
+def read_file(path: Path, source: Source | OnnxModel) -> VerifiedFile:
+    """Read a file and match its activations with those of a PyTorch model.
 
     Raises:
         LoadError: it cannot be read.
@@ -86,7 +87,7 @@ def read_file(path: Path, source: Source) -> VerifiedFile:
             f"{path} has {len(names)} inputs ({', '.join(names)}), {source.name} has {len(source.inputs)}; is it of this model?"
         )
     axes = open_axes(model)
-    found = match(find_activations(model), source.model)
+    found = [] if isinstance(source, OnnxModel) else match(find_activations(model), source.model)
     outputs = [str(v.name) for v in model.graph.outputs]
     return VerifiedFile(path, sha256(path), model, _dtype(path, model), axes, outputs, _fixed(model), found)
 
@@ -109,7 +110,7 @@ def _fixed(model: ir.Model) -> int | None:
     return None
 
 
-def open_runs(file: VerifiedFile, source: Source, names: Sequence[str], budget: float) -> None:
+def open_runs(file: VerifiedFile, source: Source | OnnxModel, names: Sequence[str], budget: float) -> None:
     """Open the file in each runtime; ``file.runs`` says of each what ran, or why not.
 
     Args:

@@ -102,30 +102,31 @@ def _configuration(found: ActivationResult) -> str:
     return "; ".join(f"its {name} is {file!r}, in the model {model!r}" for name, file, model in pairs)
 
 
-def of_run(file: str, run: Run, least: float | None) -> Iterator[Finding]:
-    """The outputs and the labels in one runtime."""
+def of_run(file: str, run: Run, least: float | None, reference: str) -> Iterator[Finding]:
+    """The outputs and the labels in one runtime; ``reference`` names what they are compared with."""
     for output in run.outputs:
         if not output.equal and output.worst is not None:
-            text = f"{output.name} in {run.name} {_worst(output)}"
+            text = f"{output.name} in {run.name} {_worst(output, reference)}"
             yield Finding("output", True, file, output.name, (run.name,), text)
     if run.labels is not None and not run.agrees(least):
         first = run.labels.different[0]
         text = (
-            f"{run.name} decides otherwise than PyTorch for {run.labels.differing:,} of {run.labels.samples:,} samples "
-            f"(agreement {run.labels.agreement:.6g}), first for {first.sample}: {first.runtime} instead of {first.torch}, "
-            f"margin {first.torch_margin:.3g}"
+            f"{run.name} decides otherwise than {reference} for {run.labels.differing:,} of {run.labels.samples:,} samples "
+            f"(agreement {run.labels.agreement:.6g}), first for {first.sample}: {first.runtime} instead of {first.expected}, "
+            f"margin {first.expected_margin:.3g}"
         )
         yield Finding("labels", True, file, f"sample {first.sample}", (run.name,), text)
 
 
-def _worst(output: OutputErrors) -> str:
+def _worst(output: OutputErrors, reference: str) -> str:
     worst = output.worst
     assert worst is not None
     if not worst.worst_index and math.isnan(worst.expected) and math.isinf(worst.tolerance_used):
         return worst.name.removeprefix(f"{output.name}, ")  # another shape
     at = f"sample {output.sample}, index {list(worst.worst_index[1:])}"
     at = at if output.sample is not None else f"{output.batch}, index {list(worst.worst_index)}"
-    return f"is {worst.actual:.9g} at {at}; PyTorch gives {worst.expected:.9g}: {worst.tolerance_used:.3g} times the tolerance"
+    used = f"{worst.tolerance_used:.3g} times the tolerance"
+    return f"is {worst.actual:.9g} at {at}; {reference} gives {worst.expected:.9g}: {used}"
 
 
 def of_layers(file: str, inside: Inside, known: Collection[tuple[str, str]], *, fails: bool) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from opau_onnx.compare.names import DIFFERENT, EQUAL, NOT_RUN, TORCH
+from opau_onnx.compare.names import DIFFERENT, EQUAL, NOT_RUN, PYTORCH, TORCH
 from opau_onnx.verify import figures
 from opau_onnx.verify.charts import Chart, short
 from opau_onnx.verify.figures import number
@@ -97,19 +97,20 @@ def _headline(report: dict[str, Any]) -> str:
 
 
 def _summary(report: dict[str, Any]) -> str:
-    files, name = report["files"], report["model"]["name"]
+    files, name, by = report["files"], report["model"]["name"], report["reference"]["name"]
+    given = f"what {name} gives in {by}" if by == PYTORCH else f"what {name} gives"
     wrong = [f["file"] for f in files if f["verdict"] != EQUAL]
     ran = list(dict.fromkeys(r["name"] for f in files for r in f["runtimes"] if r["status"] != NOT_RUN))
     samples = max((f["samples"] for f in files), default=0)
     if wrong:
         among = f"{len(wrong)} of {len(files)} files: {_words(wrong)}" if len(files) > 1 else wrong[0]
-        return f"{among} does not give what {name} gives in PyTorch."
+        return f"{among} does not give {given}."
     what = _words(f["file"] for f in files)
     verb = "gives" if len(files) == 1 else "give"
     where = f"in {_words(ran)}, on {samples:,} samples"
     if not report["complete"]:
-        return f"What ran is equal: {what} {verb} what {name} gives in PyTorch, {where}. But not all that was asked for ran."
-    return f"{what} {verb} what {name} gives in PyTorch, {where}."
+        return f"What ran is equal: {what} {verb} {given}, {where}. But not all that was asked for ran."
+    return f"{what} {verb} {given}, {where}."
 
 
 def _not_run(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -139,7 +140,7 @@ def _file(file: dict[str, Any], numbered: Any) -> dict[str, Any]:
     return {
         "content": file,
         "ran": ran,
-        "torch_rows": _torch_rows(file, ran),
+        "own_rows": _own_rows(file, ran),
         "labelled": [r for r in ran if r["labels"]],
         "histograms": [numbered(chart) for chart in figures.error_histograms(file)],
         "rows": rows,
@@ -150,10 +151,10 @@ def _file(file: dict[str, Any], numbered: Any) -> dict[str, Any]:
     }
 
 
-def _torch_rows(file: dict[str, Any], ran: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """PyTorch's own rounding, by output."""
+def _own_rows(file: dict[str, Any], ran: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """The reference's own rounding, by output."""
     names = next(([o["name"] for o in r["outputs"]] for r in ran if r["outputs"]), [])
-    rounding = file["torch"]["rounding"]
+    rounding = file["reference"]["rounding"]
     return [(names[i] if i < len(names) else f"output {i}", found) for i, found in enumerate(rounding)]
 
 

@@ -22,8 +22,9 @@ from opau_onnx.compare.hooks import Key, WithActivations
 from opau_onnx.compare.isolated import Function, IsolatedCheck, Opener, check_isolated
 from opau_onnx.compare.loop import compare_output
 from opau_onnx.compare.policies import largest
-from opau_onnx.compare.references import Expected, TorchReference
+from opau_onnx.compare.references import Expected
 from opau_onnx.compare.tensors import Comparison
+from opau_onnx.compare.torch_reference import TorchReference
 from opau_onnx.config import ToleranceConfig
 from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from opau_onnx._version import __version__
-from opau_onnx.compare.names import DIFFERENT, EQUAL, NOT_RUN, REPORT_SCHEMA, TORCH
+from opau_onnx.compare.names import DIFFERENT, EQUAL, NOT_RUN, PYTORCH, REPORT_SCHEMA, TORCH
 from opau_onnx.core.reports import plain
 from opau_onnx.errors import ValidationError
 from opau_onnx.io.atomic import replacing, write_json
@@ -20,7 +20,8 @@ from opau_onnx.verify.activations import ActivationResult
 from opau_onnx.verify.files import VerifiedFile
 from opau_onnx.verify.findings import Finding
 from opau_onnx.verify.layers import Inside
-from opau_onnx.verify.runs import Run, TorchRun
+from opau_onnx.verify.onnx_model import OnnxModel
+from opau_onnx.verify.runs import ReferenceRun, Run
 from opau_onnx.verify.weight_diff import Stored
 
 
@@ -30,7 +31,7 @@ class FileResult:
 
     Attributes:
         file: the file, with one :class:`~opau_onnx.compare.loop.Run` for each runtime.
-        torch: PyTorch's own part.
+        reference: of PyTorch itself, or of the file that takes its place.
         samples, left_out: rows that were compared, and rows that fill no batch of a file whose batch is fixed.
         activations, weights: what is in the file, piece by piece.
         least: share of the samples that must have PyTorch's label; None for all.
@@ -39,7 +40,7 @@ class FileResult:
     """
 
     file: VerifiedFile
-    torch: TorchRun
+    reference: ReferenceRun
     samples: int
     left_out: int
     activations: list[ActivationResult]
@@ -62,10 +63,10 @@ class FileResult:
             "samples": self.samples,
             "left_out": self.left_out,
             "findings": self.findings,
-            "torch": {
-                "rounding": self.torch.rounding,
-                "labels": self.torch.labels,
-                "seconds": round(self.torch.seconds, 3),
+            "reference": {
+                "rounding": self.reference.rounding,
+                "labels": self.reference.labels,
+                "seconds": round(self.reference.seconds, 3),
             },
             "runtimes": [_run(run, self.least) for run in self.file.runs],
             "activations": self.activations,
@@ -96,7 +97,8 @@ class VerifyResult:
     """Result of :func:`opau_onnx.verify_model`.
 
     Attributes:
-        source: the PyTorch model.
+        source: the PyTorch model, or the ONNX file that takes its place.
+        reference: what ran it: name, version, device, provider and implementation.
         files: one result for each file.
         data: what they were compared on, in words.
         least: share of the samples that must have PyTorch's label; None for all.
@@ -104,7 +106,8 @@ class VerifyResult:
         settings: as plain data.
     """
 
-    source: Source
+    source: Source | OnnxModel
+    reference: Mapping[str, str]
     files: list[FileResult]
     data: str
     least: float | None
@@ -113,7 +116,7 @@ class VerifyResult:
 
     @property
     def equal(self) -> bool:
-        """True where every file is equal to PyTorch in every runtime that ran."""
+        """True where every file is equal to the reference in every runtime that ran."""
         return all(result.equal for result in self.files)
 
     @property
@@ -148,7 +151,7 @@ class VerifyResult:
             "missing": self.missing,
             "model": {"name": self.source.name, "kind": self.source.kind, "sha256": self.source.sha256},
             "adopted": self.source.adopted,
-            "reference": _torch_record(),
+            "reference": self.reference,
             "data": self.data,
             "settings": self.settings,
             "files": self.files,
@@ -175,11 +178,19 @@ def write_reports(result: VerifyResult, report: Path | None, html: Path | None) 
             write_json(report, content)
 
 
-def _torch_record() -> dict[str, str]:
-    """Version and device of PyTorch, as plain data."""
+def torch_record() -> dict[str, str]:
+    """What runs a PyTorch model, as plain data."""
     return {
+        "name": PYTORCH,
         "version": f"torch {torch.__version__}",
         "device": "cpu",
         "provider": "eager",
         "implementation": "opau_onnx.nn, block by block",
     }
+
+
+def file_record(name: str, description: str) -> dict[str, str]:
+    """What runs an ONNX file that others are compared with, as plain data."""
+    version, _, rest = description.partition(", ")
+    provider, _, implementation = rest.partition(", ")
+    return {"name": name, "version": version, "device": "cpu", "provider": provider, "implementation": implementation}

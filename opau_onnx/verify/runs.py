@@ -1,20 +1,23 @@
-"""Running everything on everything: the outputs of each runtime against PyTorch's, batch by batch."""
+"""Running everything on everything: the outputs of each runtime against the reference's, batch by batch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from opau_onnx.compare.agreement import TopKAgreement, are_classes
 from opau_onnx.compare.batches import Batch, Batches
 from opau_onnx.compare.hooks import activation_hooks
 from opau_onnx.compare.loop import compare_output, failed
 from opau_onnx.compare.policies import largest
-from opau_onnx.compare.references import Expected, TorchReference
+from opau_onnx.compare.references import Expected, Reference
 from opau_onnx.compare.runtime import VerifiedRuntime
 from opau_onnx.compare.sketches import Watcher
 from opau_onnx.compare.statistics import ErrorStatistics, relative
@@ -22,7 +25,7 @@ from opau_onnx.compare.tensors import Comparison, distances, spacing
 from opau_onnx.config import ToleranceConfig
 from opau_onnx.core.reports import Reported
 from opau_onnx.errors import ValidationError
-from opau_onnx.nn.casting import cast_inputs
+from opau_onnx.nn.casting import DTYPES, cast_inputs
 
 
 @dataclass
@@ -121,13 +124,13 @@ class Run:
 
 
 @dataclass
-class TorchRun:
-    """PyTorch itself.
+class ReferenceRun:
+    """PyTorch itself, or the ONNX file that others are compared with.
 
     Attributes:
-        rounding: of each output, its float32 result (or what it is compared in) against its float64 result.
+        rounding: of each output, its float32 result (or what it is compared in) against its float64 result; none of a file.
         labels: where they were counted.
-        seconds: of all its runs, the float64 ones that measure the tolerance included.
+        seconds: of all its runs, those that measure the tolerance included.
     """
 
     rounding: list[ErrorStatistics] = field(default_factory=list)
@@ -141,31 +144,32 @@ class Work:
 
     Attributes:
         batches: the inputs.
-        reference: PyTorch.
+        reference: PyTorch, or a file.
+        dtype: of the files' floating inputs.
         runs: the open runtimes, of one file or of several of one dtype.
         options: of the comparison.
         agreement: whether labels are counted.
-        watcher: of the activations' inputs.
+        watched: the module whose activations' inputs are sketched, and by what; None for a file.
     """
 
     batches: Batches
-    reference: TorchReference
+    reference: Reference
+    dtype: torch.dtype
     runs: Sequence[Run]
     options: ToleranceConfig
     agreement: bool
-    watcher: Watcher
+    watched: tuple[nn.Module, Watcher] | None = None
 
 
-def run_batches(work: Work, progress: Callable[[str], None]) -> TorchRun:
-    """Run PyTorch and every runtime on every batch; what was found stands in ``work.runs``.
+def run_batches(work: Work, progress: Callable[[str], None]) -> ReferenceRun:
+    """Run the reference and every runtime on every batch; what was found stands in ``work.runs``.
 
     Raises:
-        ValidationError: PyTorch cannot run on the inputs, or a file has other outputs.
+        ValidationError: the reference cannot run on the inputs, or a file has other outputs.
     """
-    own, seen, classes = TorchRun(), 0, None
-    for batch in work.batches.parts:
-        inputs = cast_inputs(batch.inputs, _dtype(work.reference))
-        expected = _expected(work, own, batch, inputs)
+    own, seen, classes = ReferenceRun(), 0, None
+    for batch, rounded, expected in _expected(work, own):
+        inputs = cast_inputs(rounded, work.dtype)
         if classes is None and work.agreement:
             classes = _classes(expected)
         if classes is not None:
@@ -179,30 +183,22 @@ def run_batches(work: Work, progress: Callable[[str], None]) -> TorchRun:
     return own
 
 
-def _dtype(reference: TorchReference) -> Any:
-    import torch
-
-    return getattr(torch, reference.kind)
-
-
-def _expected(work: Work, own: TorchRun, batch: Batch, inputs: Sequence[Any]) -> list[Expected]:
-    begin = time.perf_counter()
-    try:
-        with activation_hooks(work.reference.single, work.watcher):
-            found = work.reference.expect(inputs)
-    except ValidationError:
-        raise
-    except Exception as error:  # the model's own code
-        shapes = ", ".join(f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" for x in inputs)
-        raise ValidationError(
-            f"the model cannot run on {work.batches.source} ({shapes}): {type(error).__name__}: {error}"
-        ) from None
-    own.seconds += time.perf_counter() - begin
-    own.rounding = own.rounding or [ErrorStatistics() for _ in found]
-    for statistics, one in zip(own.rounding, found, strict=True):
-        if one.exact is not None:
-            statistics.add(distances(one.exact, one.values))
-    return found
+def _expected(work: Work, own: ReferenceRun) -> Iterator[tuple[Batch, Sequence[Tensor], list[Expected]]]:
+    """Each batch, its inputs in the coarser dtype of the two sides, and the outputs that are expected."""
+    dtype = DTYPES[work.reference.kind]
+    labelled = ((f"{work.batches.source}, {batch.name}", cast_inputs(batch.inputs, dtype)) for batch in work.batches.parts)
+    results = work.reference.expect_all(labelled)
+    for batch in work.batches.parts:
+        begin = time.perf_counter()
+        with activation_hooks(*work.watched) if work.watched else nullcontext():
+            found = next(results)
+        own.seconds += time.perf_counter() - begin
+        if any(one.exact is not None for one in found):
+            own.rounding = own.rounding or [ErrorStatistics() for _ in found]
+        for statistics, one in zip(own.rounding, found, strict=False):
+            if one.exact is not None:
+                statistics.add(distances(one.exact, one.values))
+        yield batch, cast_inputs(batch.inputs, dtype), found
 
 
 def _classes(expected: Sequence[Expected]) -> int:

@@ -165,4 +165,4 @@ def test_all_images_in_five_runtimes(lenet: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     (file,) = json.loads(report.read_text())["files"]
     assert [(run["samples"], run["labels"]["differing"]) for run in file["runtimes"]] == [(10_000, 0)] * 4
-    assert {run["labels"]["top1"] for run in file["runtimes"]} == {file["torch"]["labels"]["top1"]} == {0.9153}
+    assert {run["labels"]["top1"] for run in file["runtimes"]} == {file["reference"]["labels"]["top1"]} == {0.9153}

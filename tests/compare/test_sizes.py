@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import opau_onnx
+from opau_onnx.cli.export import app
 from opau_onnx.collapse.files import compare_files
 from opau_onnx.compare.sizes import module_runs, size_batches
 from opau_onnx.config import ToleranceConfig
+from opau_onnx.graph.metadata import RECORD
 from opau_onnx.nn import HP1
 
 WIDE = {"x": {0: "batch", 1: "width"}}
@@ -91,6 +95,19 @@ def test_a_file_of_some_sizes_is_rejected(kind: type[nn.Module], axes: Any, guar
     assert any(f.kind == "output" for f in verified.files[0].findings)
     fixed = opau_onnx.export_model(model, tmp_path / "fixed.onnx", x, static=True)
     assert fixed.equal
+
+
+def test_the_conditions_of_a_program_are_told_and_stand_in_the_file(tmp_path: Path) -> None:
+    """The program itself refuses other sizes, so that there is nothing to compare with; the file would compute them wrong."""
+    dims = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(Padded().eval(), (torch.randn(4, 32),), dynamic_shapes=(dims,))
+    torch.export.save(program, tmp_path / "m.pt2")
+    done = CliRunner().invoke(app, [str(tmp_path / "m.pt2"), str(tmp_path / "m.onnx")])
+    assert done.exit_code == 0, done.output
+    assert "holds for sizes where, as torch.export assumed: (((-1)*x_1) % 2) == 0" in done.output
+    metadata = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
+    records = [json.loads(text) for key, text in metadata.items() if key.startswith(RECORD)]
+    assert [record["guards"][0] for record in records] == ["(((-1)*x_1) % 2) == 0"]
 
 
 def test_sizes_at_which_the_model_fails_say_nothing(tmp_path: Path) -> None:

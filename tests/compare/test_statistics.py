@@ -72,8 +72,8 @@ def test_labels_by_hand() -> None:
     assert labels.as_dict()["top1"] == pytest.approx(1 / 3)
     assert labels.as_dict()["top5"] == pytest.approx(2 / 3)  # 0 is the last of seven in the second
     (one,) = labels.different
-    assert (one.sample, one.label, one.torch, one.runtime) == (101, 0, 2, 3)
-    assert (one.torch_margin, one.runtime_margin) == (0.25, 0.5)
+    assert (one.sample, one.label, one.expected, one.runtime) == (101, 0, 2, 3)
+    assert (one.expected_margin, one.runtime_margin) == (0.25, 0.5)
 
 
 def test_unknown_labels_and_few_classes() -> None:

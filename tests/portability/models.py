@@ -14,8 +14,8 @@ from torch import nn
 import opau_onnx
 from opau_onnx import ValidationConfig, collapse_model, export_model
 from opau_onnx.compare.batches import SCALES
-from opau_onnx.compare.references import TorchReference
 from opau_onnx.compare.tensors import Comparison, compare
+from opau_onnx.compare.torch_reference import TorchReference
 from opau_onnx.core.denominators import FORMS
 from opau_onnx.core.spec import BASES, Config
 from opau_onnx.io.samples import read_samples

@@ -86,7 +86,7 @@ def test_labels_and_agreement(files: dict[str, Path]) -> None:
     assert labels is not None
     assert (labels.samples, labels.right, labels.differing) == (70, 70, 0)
     assert verify(files["net"], data=samples(right=False)).equal  # wrong alike is equal
-    assert result.files[0].torch.labels.right == 70
+    assert result.files[0].reference.labels.right == 70
 
 
 def own_outputs() -> Any:
@@ -115,9 +115,9 @@ def test_labels_that_differ(files: dict[str, Path], tmp_path: Path) -> None:
     assert not result.equal
     for one in labels.different:
         assert one.runtime == 6
-        assert one.torch == one.label == own[one.sample].argmax()
-        assert one.torch_margin == pytest.approx(own[one.sample].max() - own[one.sample, 6])
-        assert one.runtime_margin == pytest.approx(bias - one.torch_margin, abs=1e-4)
+        assert one.expected == one.label == own[one.sample].argmax()
+        assert one.expected_margin == pytest.approx(own[one.sample].max() - own[one.sample, 6])
+        assert one.runtime_margin == pytest.approx(bias - one.expected_margin, abs=1e-4)
     assert f"for {labels.differing} of 70 samples" in next(f.text for f in result.findings if f.kind == "labels")
     assert verify(path, **loose, min_agreement=labels.agreement).equal
     assert not verify(path, **loose, min_agreement=labels.agreement + 0.001).equal
