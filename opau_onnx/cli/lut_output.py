@@ -20,6 +20,12 @@ def show(out: Console, result: CollapseResult) -> None:
             f"{result.quantized.samples:,} samples of {escape(result.quantized.data)}",
             highlight=False,
         )
+        if result.quantized.saturates:
+            out.print(
+                "[bold yellow]note[/]: this processor has no VNNI, so that sums of uint8 times int8 saturate in onnxruntime "
+                "here and results are worse; --reduce-range or --activations int8 avoid that",
+                highlight=False,
+            )
     if not isinstance(result.validation, LutValidation):
         return
     for check in result.validation.activations:

@@ -15,7 +15,7 @@ from opau_onnx.collapse.forms import CollapsePass, form_of, remove_unused
 from opau_onnx.collapse.passes.standard import CollapsedActivation
 from opau_onnx.collapse.quantize import Quantized, quantized
 from opau_onnx.collapse.result import CollapseResult, records
-from opau_onnx.collapse.validation import compared, read_data
+from opau_onnx.collapse.validation import compared, read_calibration, read_data
 from opau_onnx.config import Data, ExportConfig, QuantizationConfig, ValidationConfig
 from opau_onnx.core.spec import DOMAIN, OP_TYPE
 from opau_onnx.errors import CollapseError, ExportError
@@ -73,7 +73,7 @@ def collapse_model(
     check_tolerance(tolerance, data)
     check_quantizing(form, quantizing, data, comparing)
     progress(f"reading {source}")
-    samples = None if quantizing is None or data is None else read_data(data, _read(source), "train")
+    samples = None if quantizing is None or data is None else read_calibration(data, _read(source))
     if samples is not None:
         progress("quantizing")
     with whole_file(source) as whole, quantized(whole, quantizing, samples) as made:

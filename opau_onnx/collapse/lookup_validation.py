@@ -44,6 +44,7 @@ class Drift(Reported):
 
     Attributes:
         output, rows: name, and how many samples.
+        data: what they are: none of those that calibrated, where there are others.
         reference: what the float model is.
         differ: samples with another class (largest entry); None where the output holds no classes.
         minimum: the smallest share of samples with the same class that is allowed.
@@ -55,6 +56,7 @@ class Drift(Reported):
 
     output: str
     rows: int
+    data: str
     reference: str
     differ: int | None
     minimum: float
@@ -100,7 +102,7 @@ class Float:
 
 def validate(
     replaced: Sequence[CollapsedActivation], before: Path, after: Path, inputs: Sequence[torch.Tensor],
-    options: ToleranceConfig, *, samples: Samples | None, exact: Float | None,
+    options: ToleranceConfig, *, samples: Samples | None, exact: Float | None, calibrated: int = 0,
 ) -> LutValidation:  # fmt: skip
     """Compare.
 
@@ -114,6 +116,7 @@ def validate(
         options: ``atol`` and ``rtol`` are allowed between the two files; without them nothing, or, where an activation is no
             table, what :mod:`opau_onnx.collapse.files` measures.
         samples: real inputs, which are compared too.
+        calibrated: how many of them, the first, calibrated the quantized model: labels are counted on the others.
         exact: the model before quantization; needs samples.
 
     Raises:
@@ -125,7 +128,7 @@ def validate(
         found = _same(before, after, inputs, options, samples)
     else:
         found = files.compare_files(before, after, inputs, options)
-    drift = [] if exact is None or samples is None else _drift(exact, before, after, samples.first(MOST))
+    drift = [] if exact is None or samples is None else _drift(exact, before, after, samples.held_out(calibrated).first(MOST))
     runtime, reference, outputs = found
     return LutValidation(runtime, reference.replace("the original file", "the quantized model"), checks, outputs, drift=drift)
 
@@ -181,7 +184,9 @@ def _drift(exact: Float, before: Path, after: Path, samples: Samples) -> list[Dr
             differ = agreements["collapsed"].differing
             accuracy = {} if labels is None else {n: a.right / a.known for n, a in agreements.items()}
         largest, mean = float(error.max(initial=0.0)), float(error.mean()) if error.size else 0.0
-        found.append(Drift(str(value.name), len(want), reference, differ, exact.minimum, accuracy, largest, mean))
+        found.append(
+            Drift(str(value.name), len(want), samples.source, reference, differ, exact.minimum, accuracy, largest, mean)
+        )
     return found
 
 

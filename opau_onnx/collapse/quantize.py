@@ -24,6 +24,7 @@ from opau_onnx.errors import CollapseError
 from opau_onnx.graph import save
 from opau_onnx.graph.nodes import opau_nodes
 from opau_onnx.io.samples import Samples
+from opau_onnx.runtime.processor import saturates_8_bit
 
 PERCENTILE = 99.99
 BATCH = 32
@@ -41,6 +42,7 @@ class Quantized:
         path: the quantized one; it is gone when all is done.
         how: settings.
         samples, data: how many samples calibrated it, and what they are.
+        saturates: whether its 8-bit products saturate on this machine's processor, which another's need not.
     """
 
     source: Path
@@ -48,10 +50,11 @@ class Quantized:
     how: QuantizationConfig
     samples: int
     data: str
+    saturates: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**asdict(self.how), "samples": self.samples, "data": self.data}
+        return {**asdict(self.how), "samples": self.samples, "data": self.data, "saturates": self.saturates}
 
 
 @contextmanager
@@ -67,7 +70,8 @@ def quantized(source: Path, how: QuantizationConfig | None, samples: Samples | N
     with tempfile.TemporaryDirectory(prefix="opau.") as folder:
         path = Path(folder) / "quantized.onnx"
         quantize(source, path, samples, how)
-        yield Quantized(source, path, how, len(samples), samples.source)
+        eight = how.activations == "uint8" and how.weights == "int8" and not how.reduce_range
+        yield Quantized(source, path, how, len(samples), samples.source, eight and saturates_8_bit())
 
 
 def quantize(source: Path, target: Path, samples: Samples, how: QuantizationConfig) -> None:

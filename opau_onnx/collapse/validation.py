@@ -33,6 +33,11 @@ def read_data(data: Data, model: ir.Model, split: Split) -> Samples:
     return found.first(data.calibration) if split == "train" else found
 
 
+def read_calibration(data: Data, model: ir.Model) -> Samples:
+    """The samples to quantize with; others are left to test with."""
+    return read_samples(data.source, [str(v.name) for v in model.graph.inputs], "train").calibration(data.calibration)
+
+
 def compared(
     result: CollapseResult, staged: Path, comparing: ValidationConfig, data: Data | None, progress: Callable[[str], None]
 ) -> CollapseResult:
@@ -100,6 +105,7 @@ def _validate_lut(
     return lookup_validation.validate(
         result.replaced, made.path if made else result.source, staged, inputs, comparing.options,
         samples=None if data is None else read_data(data, model, "test"),
+        calibrated=made.samples if made else 0,
         exact=None if plain is None else lookup_validation.Float(plain, comparing.min_agreement),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ Nothing in a file is executed: pickled arrays are refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from opau_onnx.io import datasets
 FASHION_MNIST = "fashion-mnist"
 LABELS = "labels"
 """Name of the array that holds the class of each sample."""
+SHARE = 8
+"""Of the images that ship, one in so many calibrates."""
 _KINDS = "expected a .npz file, a folder of .npy files (or of Fashion-MNIST's), or 'fashion-mnist'"
 
 
@@ -30,19 +32,38 @@ class Samples:
         inputs: one array for each input of the model, in its order.
         labels: int64, shape (N,); None where they are not known.
         source: what they are, in words, for reports.
+        split: whether training and test samples are different ones in this source; None where the user gave it, and one set
+            serves both.
     """
 
     inputs: tuple[npt.NDArray[Any], ...]
     labels: npt.NDArray[np.int64] | None
     source: str
+    split: bool | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
 
     def first(self, count: int) -> Samples:
         """The first ``count`` samples, or all where there are fewer."""
-        labels = None if self.labels is None else self.labels[:count]
-        return Samples(tuple(x[:count] for x in self.inputs), labels, self.source)
+        return self._rows(slice(count))
+
+    def calibration(self, count: int) -> Samples:
+        """At most ``count`` samples to calibrate with; few of a source in which others must be left to test with."""
+        return self.first(min(count, len(self) // SHARE) if self.split is False else count)
+
+    def held_out(self, calibrated: int) -> Samples:
+        """Those to test with after so many have calibrated; of a set that the user gave all, and the name says so."""
+        if self.split or not calibrated:
+            return self
+        if self.split is None:
+            return replace(self, source=f"{self.source}, of which the first {min(calibrated, len(self)):,} calibrated")
+        rest = self._rows(slice(calibrated, None))
+        return replace(rest, source=f"{self.source}, without the first {calibrated:,}, which calibrated")
+
+    def _rows(self, rows: slice) -> Samples:
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, inputs=tuple(x[rows] for x in self.inputs), labels=labels)
 
 
 def read_samples(source: str | Path, names: Sequence[str], split: datasets.Split = "test") -> Samples:
@@ -122,4 +143,4 @@ def _fashion_mnist(names: Sequence[str], split: datasets.Split, folder: Path | N
     else:
         images, labels = datasets.load_fashion_mnist(folder, split)
         source = f"Fashion-MNIST, {len(images):,} {'training' if split == 'train' else 'test'} images"
-    return Samples((datasets.preprocess(images),), labels, source)
+    return Samples((datasets.preprocess(images),), labels, source, split=folder is not None)

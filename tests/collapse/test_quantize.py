@@ -14,10 +14,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import opau_onnx
 from opau_onnx import QuantizationConfig, ValidationConfig, collapse_model, export_model
+from opau_onnx.cli import lut_output
 from opau_onnx.collapse import lookup_validation, quantize, summary
 from opau_onnx.collapse.lookup_validation import Drift, LutValidation
 from opau_onnx.collapse.passes import lookup
@@ -26,8 +28,10 @@ from opau_onnx.compare.tensors import compare
 from opau_onnx.config import CALIBRATION, Data
 from opau_onnx.errors import CollapseError, LoadError
 from opau_onnx.graph.nodes import opau_nodes
-from opau_onnx.io.samples import Samples
+from opau_onnx.io import datasets
+from opau_onnx.io.samples import Samples, read_samples
 from opau_onnx.nn import HP1, HP2, OrthogonalPade
+from opau_onnx.runtime.processor import saturates_8_bit
 from tests.collapse.quantized_models import qdq
 from tests.collapse.test_standard import in_a_branch
 from tests.export import nets
@@ -35,6 +39,8 @@ from tests.export import nets
 LENET = Path(__file__).resolve().parents[2] / "models" / "lenet_hp1_fashion_mnist.pt"
 LOOSE = ValidationConfig(min_agreement=0.5)
 """Of untrained networks, whose classes are close to each other."""
+EIGHT = QuantizationConfig(reduce_range=saturates_8_bit())
+"""The default where 8-bit products do not saturate; what people are told to take where they do."""
 
 
 @pytest.fixture(autouse=True)
@@ -105,9 +111,9 @@ def drift(result: Any) -> Drift:
 @pytest.mark.parametrize(
     ("how", "opset", "most", "error"),
     [
-        (QuantizationConfig(), 20, 8, 0.7), (QuantizationConfig("int8"), 20, 8, 0.7),
-        (QuantizationConfig(calibration="percentile"), 20, 8, 0.7),
-        (QuantizationConfig(calibration="entropy"), 20, 8, 0.7), (QuantizationConfig(reduce_range=True), 20, 10, 0.8),
+        (EIGHT, 20, 10, 0.8), (QuantizationConfig("int8"), 20, 10, 0.8),
+        (replace(EIGHT, calibration="percentile"), 20, 10, 0.8),
+        (replace(EIGHT, calibration="entropy"), 20, 10, 0.8), (QuantizationConfig(reduce_range=True), 20, 10, 0.8),
         (QuantizationConfig("uint16"), 21, 3, 0.2), (QuantizationConfig("uint16", "int16"), 21, 0, 0.02),
     ],
     ids=str,
@@ -115,7 +121,7 @@ def drift(result: Any) -> Drift:
 def test_the_shipped_lenet(
     how: QuantizationConfig, opset: int, most: int, error: float, lenets: dict[int, Path], images: Path, tmp_path: Path
 ) -> None:
-    """Of 1,000 images; of all 10,000 eight bits change 53, sixteen for the activations 20, sixteen for all 0."""
+    """Of 1,000 images; of all 10,000 eight bits change 53 (reduced ones more), sixteen for the activations 20, sixteen for all 0."""
     before = lenets[opset].read_bytes()
     result = collapse_model(lenets[opset], tmp_path / "out.onnx", "lut", data=images, quantizing=how)
     assert lenets[opset].read_bytes() == before
@@ -132,11 +138,57 @@ def test_the_shipped_lenet(
     assert {p.name for p in tmp_path.iterdir()} == {"out.onnx", "temporary"}
 
 
+def test_no_shipped_image_calibrates_and_counts(
+    lenets: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the data set is not installed."""
+    monkeypatch.setattr(datasets, "find_fashion_mnist", lambda: None)
+    kept: dict[str, Any] = {}
+    reader = quantize._Reader
+
+    def watched(model: ir.Model, samples: Samples) -> Any:
+        kept["rows"] = samples.inputs[0]
+        return reader(model, samples)
+
+    monkeypatch.setattr(quantize, "_Reader", watched)
+    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data="fashion-mnist", quantizing=EIGHT)
+    assert result.equal
+    assert result.quantized is not None
+    assert result.quantized.samples == len(kept["rows"]) == 125
+    assert drift(result).rows == 875
+    assert drift(result).data.endswith("without the first 125, which calibrated")
+    every = read_samples("fashion-mnist", ["images"])
+    tested = {row.tobytes() for row in every.held_out(125).inputs[0]}
+    assert len(tested) == 875
+    assert not tested & {row.tobytes() for row in kept["rows"]}
+
+
+@pytest.mark.parametrize(("saturates", "how", "told"), [
+    (True, QuantizationConfig(), True), (False, QuantizationConfig(), False), (True, QuantizationConfig("int8"), False),
+    (True, QuantizationConfig(reduce_range=True), False),
+], ids=str)  # fmt: skip
+def test_a_processor_that_saturates_is_told_of(
+    saturates: bool, how: QuantizationConfig, told: bool, lenets: dict[int, Path], few: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(quantize, "saturates_8_bit", lambda: saturates)
+    comparing = ValidationConfig(skip=True)
+    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=few, quantizing=how, comparing=comparing)
+    assert result.as_dict()["quantization"]["saturates"] is told
+    lut_output.show(Console(width=300), result)
+    assert ("this processor has no VNNI" in capsys.readouterr().out) is told
+
+
+def test_the_users_samples_serve_both_and_the_report_says_so() -> None:
+    given = Samples((np.arange(10),), None, "mine.npz")
+    assert given.calibration(4).inputs[0].tolist() == [0, 1, 2, 3]
+    assert len(given.held_out(4)) == 10
+    assert given.held_out(4).source == "mine.npz, of which the first 4 calibrated"
+
+
 def test_the_file_and_the_report(lenets: dict[int, Path], few: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    result = collapse_model(
-        lenets[20], tmp_path / "out.onnx", "lut", data=Data(few, 50), quantizing=QuantizationConfig(), report=report
-    )
+    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=Data(few, 50), quantizing=EIGHT, report=report)
     model = onnx.load(tmp_path / "out.onnx")
     assert {o.domain for o in model.opset_import} == {""}
     assert not model.functions
@@ -147,8 +199,8 @@ def test_the_file_and_the_report(lenets: dict[int, Path], few: Path, tmp_path: P
     content = json.loads(report.read_text())
     assert content["source"] == "lenet20.onnx"
     assert content["quantization"] == {
-        "activations": "uint8", "weights": "int8", "calibration": "minmax", "reduce_range": False, "samples": 50,
-        "data": str(few),
+        "activations": "uint8", "weights": "int8", "calibration": "minmax", "reduce_range": saturates_8_bit(), "samples": 50,
+        "data": str(few), "saturates": False,
     }  # fmt: skip
     assert content["activations"][0]["evaluation"] == "table of 256, uint8 to uint8"
     assert content["before"]["nodes"] > 300 < content["quantized"]["nodes"]
@@ -169,7 +221,7 @@ def test_the_same_every_time(lenets: dict[int, Path], few: Path, tmp_path: Path)
             tmp_path / f"{name}.onnx",
             "lut",
             data=few,
-            quantizing=QuantizationConfig(),
+            quantizing=EIGHT,
             comparing=ValidationConfig(skip=True),
         )
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
@@ -177,7 +229,7 @@ def test_the_same_every_time(lenets: dict[int, Path], few: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("how", "static"),
-    [(QuantizationConfig(), True), (QuantizationConfig("int8"), False), (QuantizationConfig("int16", "int16"), False)],
+    [(EIGHT, True), (QuantizationConfig("int8"), False), (QuantizationConfig("int16", "int16"), False)],
     ids=str,
 )
 def test_a_residual_network(how: QuantizationConfig, static: bool, tmp_path: Path) -> None:
@@ -194,14 +246,14 @@ def test_a_residual_network(how: QuantizationConfig, static: bool, tmp_path: Pat
 def test_every_kind_of_activation(tmp_path: Path) -> None:
     source = exported(nets.zoo(), tmp_path / "net.onnx", nets.ZOO_INPUT)
     data = samples(tmp_path / "data.npz", nets.ZOO_INPUT)
-    result = collapse_model(source, tmp_path / "out.onnx", "lut", data=data, quantizing=QuantizationConfig(), comparing=LOOSE)
+    result = collapse_model(source, tmp_path / "out.onnx", "lut", data=data, quantizing=EIGHT, comparing=LOOSE)
     assert result.equal
     kinds = [str(r.scheme).rpartition(" ")[2] for r in result.replaced]
     assert kinds == ["uint8"] * (nets.ZOO_NODES - 1) + ["float32"]  # the last one's result is the model's
 
 
 def quantized(source: Path, inputs: Any, tmp_path: Path, how: QuantizationConfig | None = None) -> ir.Model:
-    quantize.quantize(source, tmp_path / "quantized.onnx", Samples((inputs,), None, "test"), how or QuantizationConfig())
+    quantize.quantize(source, tmp_path / "quantized.onnx", Samples((inputs,), None, "test"), how or EIGHT)
     return ir.load(tmp_path / "quantized.onnx")
 
 
@@ -234,16 +286,14 @@ def test_activations_in_branches(tmp_path: Path) -> None:
     onnx.save(in_a_branch(), path)
     np.savez(data, x=np.float32([1, 2]), flag=np.array(True))
     with pytest.raises(LoadError, match="samples"):
-        collapse_model(path, out, "lut", data=data, quantizing=QuantizationConfig())
+        collapse_model(path, out, "lut", data=data, quantizing=EIGHT)
     with pytest.raises(CollapseError, match="are in branches"):
         quantized(path, np.zeros((2, 3), np.float32), tmp_path)
 
 
 def test_against_pytorch(lenets: dict[int, Path], few: Path, tmp_path: Path) -> None:
     comparing = ValidationConfig(reference=LENET)
-    result = collapse_model(
-        lenets[20], tmp_path / "out.onnx", "lut", data=few, quantizing=QuantizationConfig(), comparing=comparing
-    )
+    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=few, quantizing=EIGHT, comparing=comparing)
     assert result.equal
     assert drift(result).reference.startswith("PyTorch")
     assert drift(result).accuracy["float"] == pytest.approx(0.9, abs=0.05)
@@ -263,14 +313,12 @@ def test_a_quantized_file_of_the_users(lenets: dict[int, Path], few: Path, tmp_p
     with pytest.raises(CollapseError, match="by its classes on real inputs: give --data"):
         collapse_model(source, out, "lut", comparing=ValidationConfig(reference=LENET))
     with pytest.raises(CollapseError, match="leave out --quantize"):
-        collapse_model(source, out, "lut", data=few, quantizing=QuantizationConfig())
+        collapse_model(source, out, "lut", data=few, quantizing=EIGHT)
 
 
 def test_too_few_samples_keep_their_class(lenets: dict[int, Path], images: Path, tmp_path: Path) -> None:
     comparing = ValidationConfig(min_agreement=1.0)
-    result = collapse_model(
-        lenets[20], tmp_path / "out.onnx", "lut", data=images, quantizing=QuantizationConfig(), comparing=comparing
-    )
+    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=images, quantizing=EIGHT, comparing=comparing)
     assert result.equal is False
     assert all(c.equal for c in result.validation.outputs)  # type: ignore[union-attr]
     assert {p.name for p in tmp_path.iterdir()} == {"out.rejected.onnx", "temporary"}
@@ -287,7 +335,7 @@ def test_a_table_that_is_wrong_in_one_place_is_found(
         return honest(constants, codes, table, row, site)
 
     monkeypatch.setattr(lookup, "write", wrong)
-    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=few, quantizing=QuantizationConfig())
+    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=few, quantizing=EIGHT)
     assert result.equal is False
     assert not any(c.equal for c in result.validation.activations)  # type: ignore[union-attr]
     assert not all(c.equal for c in result.validation.outputs)  # type: ignore[union-attr]
@@ -309,14 +357,14 @@ class Pixels(nn.Module):
 def test_outputs_that_are_no_classes_are_not_judged(tmp_path: Path) -> None:
     source = exported(Pixels(), tmp_path / "net.onnx", (2, 3, 8, 8))
     data = samples(tmp_path / "data.npz", (2, 3, 8, 8))
-    found = drift(collapse_model(source, tmp_path / "out.onnx", "lut", data=data, quantizing=QuantizationConfig()))
+    found = drift(collapse_model(source, tmp_path / "out.onnx", "lut", data=data, quantizing=EIGHT))
     assert found.differ is found.agreement is None
     assert 0 < found.mean_abs_error < found.max_abs_error < 0.1
     assert found.equal
 
 
 def test_infinite_differences_are_json() -> None:
-    found = Drift("y", 1, "net", None, 0.99, {}, float("inf"), float("nan"))
+    found = Drift("y", 1, "rows", "net", None, 0.99, {}, float("inf"), float("nan"))
     json.dumps(found.as_dict(), allow_nan=False)
 
 
@@ -391,18 +439,18 @@ def test_samples_that_do_not_fit(lenets: dict[int, Path], tmp_path: Path) -> Non
     ):
         np.savez(tmp_path / "data.npz", images=array)
         with pytest.raises(error, match=message):
-            collapse_model(lenets[20], out, "lut", data=tmp_path / "data.npz", quantizing=QuantizationConfig())
+            collapse_model(lenets[20], out, "lut", data=tmp_path / "data.npz", quantizing=EIGHT)
     shape = (4, 3, 8, 8)
     source = exported(Residual(), tmp_path / "net.onnx", shape, static=True)
     with pytest.raises(CollapseError, match=r"takes 4 samples at once, .* holds 3"):
-        collapse_model(source, out, "lut", data=samples(tmp_path / "data.npz", shape, 3), quantizing=QuantizationConfig())
+        collapse_model(source, out, "lut", data=samples(tmp_path / "data.npz", shape, 3), quantizing=EIGHT)
 
 
 def test_other_dtypes(tmp_path: Path) -> None:
     source = exported(nets.tiny(), tmp_path / "net.onnx", (2, 4), dtype="float16")
     np.savez(tmp_path / "data.npz", x=np.zeros((8, 4), np.float16))
     with pytest.raises(CollapseError, match="are float16; only float32 models are quantized"):
-        collapse_model(source, tmp_path / "out.onnx", "lut", data=tmp_path / "data.npz", quantizing=QuantizationConfig())
+        collapse_model(source, tmp_path / "out.onnx", "lut", data=tmp_path / "data.npz", quantizing=EIGHT)
 
 
 def test_the_last_samples_count_too() -> None:
