@@ -121,7 +121,7 @@ def drift(result: Any) -> Drift:
 def test_the_shipped_lenet(
     how: QuantizationConfig, opset: int, most: int, error: float, lenets: dict[int, Path], images: Path, tmp_path: Path
 ) -> None:
-    """Of 1,000 images; of all 10,000 eight bits change 53 (reduced ones more), sixteen for the activations 20, sixteen for all 0."""
+    """Of 1,000 images; of all 10,000 eight bits change 53, sixteen for the activations 20, sixteen for all 0."""
     before = lenets[opset].read_bytes()
     result = collapse_model(lenets[opset], tmp_path / "out.onnx", "lut", data=images, quantizing=how)
     assert lenets[opset].read_bytes() == before
