@@ -1,4 +1,4 @@
-"""``opau-loadtest``: drive a server of the Open Inference Protocol, and check every answer."""
+"""``opau-loadtest``: drive a server of the Open Inference Protocol, and check every response."""
 
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
@@ -15,7 +15,7 @@ from opau_onnx.loadtest.settings import ARRIVALS, LoadTestError, Settings
 
 _STYLE: Any = "rich" if sys.stdout.isatty() else None
 app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
-_LOAD, _WHAT, _JUDGING, _REACHING = "The load", "What is sent", "What is right", "Reaching the server"
+_LOAD, _INPUTS, _CHECKS, _SERVER = "Load", "Inputs", "Response checks", "Connection"
 
 
 def _option(help_text: str, panel: str | None = None, *names: str, **more: Any) -> Any:
@@ -27,53 +27,53 @@ def loadtest(
     url: Annotated[str, typer.Argument(help="http://HOST:PORT, https://, grpc://HOST:PORT or grpcs://.", show_default=False)],
     model: Annotated[str | None, _option("Its name on the server. Default: the only one.")] = None,
     clients: Annotated[
-        int | None, _option("Closed loop: so many clients [16]. With --rate: requests at once at most [256].", _LOAD, min=1)
+        int | None, _option("Closed loop: number of clients [16]. With --rate: most requests in flight [256].", _LOAD, min=1)
     ] = None,
-    rate: Annotated[float | None, _option("Open loop: arrivals of requests a second, whatever the server does.", _LOAD)] = None,
+    rate: Annotated[float | None, _option("Open loop: requests per second, independent of the server.", _LOAD)] = None,
     arrivals: Annotated[str, _option("With --rate: poisson or uniform.", _LOAD)] = "poisson",
     requests: Annotated[int | None, _option("Measured requests.", _LOAD, min=1)] = None,
     seconds: Annotated[
-        float | None, _option("Measured time; with --requests what ends first. Default: 10 where neither is given.", _LOAD)
+        float | None, _option("Measured time, or --requests, whichever ends first. Default: 10 where neither is given.", _LOAD)
     ] = None,
     warmup: Annotated[float, _option("Seconds before it, checked but not measured.", _LOAD, min=0)] = 1.0,
     timeout: Annotated[float, _option("Seconds for one request.", _LOAD)] = 30.0,
-    rows: Annotated[str | None, _option("Rows of a request: 1, or 1-8 for a mixture. Default: 1.", _WHAT)] = None,
+    rows: Annotated[str | None, _option("Rows of a request: 1, or 1-8 for a mixture. Default: 1.", _INPUTS)] = None,
     data: Annotated[
         str | None,
-        _option("Inputs: fashion-mnist, a .npz file, a folder of .npy files. Default: random.", _WHAT, metavar="SAMPLES"),
+        _option("Inputs: fashion-mnist, a .npz file, a folder of .npy files. Default: random.", _INPUTS, metavar="SAMPLES"),
     ] = None,
     input_shape: InputShape = None,
     pool: Annotated[
-        int | None, _option("Distinct requests. Default: 64 or --clients, fewer of large ones.", _WHAT, min=1)
+        int | None, _option("Distinct requests. Default: 64 or --clients, fewer of large ones.", _INPUTS, min=1)
     ] = None,
-    seed: Annotated[int, _option("Of inputs and arrivals.", _WHAT, min=0)] = 0,
+    seed: Annotated[int, _option("Of inputs and arrivals.", _INPUTS, min=0)] = 0,
     expect: Annotated[
         Path | None,
         _option(
-            "Run here once for each distinct request. Default: the server's own answers to single requests before the load.",
-            _JUDGING, metavar="MODEL.onnx",
+            "File whose outputs are expected. Default: the server's own responses to single requests before the load.",
+            _CHECKS, metavar="MODEL.onnx",
         ),
     ] = None,
     rtol: Annotated[
-        float | None, _option("Relative tolerance. Default of both: half of the dtype's digits.", _JUDGING, min=0.0)
+        float | None, _option("Relative tolerance. Default of both: measured for each element.", _CHECKS, min=0.0)
     ] = None,
-    atol: Annotated[float | None, _option("Absolute tolerance.", _JUDGING, min=0.0)] = None,
-    model_version: Annotated[str | None, _option("Default: the server's choice.", _REACHING)] = None,
-    wait: Annotated[float, _option("Seconds to wait for the server and the model.", _REACHING, min=0)] = 0.0,
+    atol: Annotated[float | None, _option("Absolute tolerance.", _CHECKS, min=0.0)] = None,
+    model_version: Annotated[str | None, _option("Default: the server's choice.", _SERVER)] = None,
+    wait: Annotated[float, _option("Seconds to wait for the server and the model.", _SERVER, min=0)] = 0.0,
     ca: Annotated[
         Path | None,
-        _option("PEM file of the authority behind the server's certificate. Default: the system's.", _REACHING, metavar="FILE"),
+        _option("PEM file of the authority behind the server's certificate. Default: the system's.", _SERVER, metavar="FILE"),
     ] = None,
-    token_file: Annotated[Path | None, _option("Its first line is the bearer token.", _REACHING, metavar="FILE")] = None,
-    token_env: Annotated[str | None, _option("The environment variable with the token.", _REACHING, metavar="NAME")] = None,
+    token_file: Annotated[Path | None, _option("Its first line is the bearer token.", _SERVER, metavar="FILE")] = None,
+    token_env: Annotated[str | None, _option("The environment variable with the token.", _SERVER, metavar="NAME")] = None,
     report: Report = None,
     verbose: Verbose = False,
     version: Version = False,
 ) -> None:  # fmt: skip
-    """Drive any server of the Open Inference Protocol (KServe V2) and check every answer.
+    """Drive any server of the Open Inference Protocol (KServe V2) and check every response.
 
-    Ctrl-C ends the load and shows what was measured so far. Exit codes: 0 all answers were right; 1 wrong, lost or refused
-    ones, or errors; 2 usage error, or the server or the model cannot be reached.
+    Ctrl-C ends the load and shows what was measured so far. Exit codes: 0 all responses were correct; 1 incorrect, missing or
+    rejected ones, or errors; 2 usage error, or the server or the model cannot be reached.
     """
     if arrivals not in ARRIVALS:
         fail(f"--arrivals is {arrivals!r}; expected one of {', '.join(ARRIVALS)}")

@@ -1,10 +1,10 @@
-"""Load tests of any server of the Open Inference Protocol (KServe V2), in which every answer is checked.
+"""Load tests of any server of the Open Inference Protocol (KServe V2), with every response checked.
 
     result = run("http://127.0.0.1:8000", "lenet", Settings(clients=16, requests=10_000, expect="lenet.onnx"))
-    assert result.ok, result.faults
+    assert result.ok, result.errors
 
-Data flows from the settings and the server's own description of the model through prepared requests, each with its expected
-answer, to the connections that send them, and on to the counts.
+Data flows from the settings and the model's metadata through prepared requests, each with its expected response, to the
+connections that send them, and on to the recorders.
 """
 
 from __future__ import annotations
