@@ -13,7 +13,7 @@ from opau_onnx.core.reports import Reported
 from opau_onnx.errors import OpauError
 
 DEFAULT_SECONDS = 10.0
-"""How long is measured where neither a count nor a time is given."""
+"""Seconds of measurement where neither a count nor a time is given."""
 ARRIVALS = ("poisson", "uniform")
 _SCHEMES = {"http": ("http", False), "https": ("http", True), "grpc": ("grpc", False), "grpcs": ("grpc", True)}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -111,7 +111,7 @@ def _above_zero(**values: float | None) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a server is.
+    """Address of a server.
 
     Attributes:
         url: as it was given.

@@ -133,7 +133,7 @@ def _flat(arrays: Sequence[Wide]) -> Wide:
 
 
 def _move(name: str, values: Wide, outputs: Outputs) -> Any:
-    """How far a draw moved each element; 0 where it is not finite."""
+    """Distance by which a draw moved each element; 0 where it is not finite."""
     other = _wide(outputs[name])
     if other.shape != values.shape:
         raise LoadTestError(

@@ -66,8 +66,8 @@ def _multiplicity(compared: Compared) -> str:
     return (
         f"Of {len(compared)} comparisons without a true difference, one in twenty is expected to appear significant by chance. "
         f"Significant after Holm's correction: {left or 'none'}. With only {seeds} seeds the confidence interval extends "
-        f"{width(seeds):.1f} standard errors to either side. It covers the variance of training, not that of the test set, which is "
-        "the same for all runs."
+        f"{width(seeds):.1f} standard errors to either side. It covers the variance of training, not that of the test set, "
+        "which is the same for all runs."
     )
 
 
