@@ -33,8 +33,8 @@ from opau_onnx.cli.common import console
 from opau_onnx.io.atomic import replacing
 from opau_onnx.io.source import load as read_checkpoint
 from opau_onnx.loadtest.api import run as load
+from opau_onnx.loadtest.config import LoadTestConfig
 from opau_onnx.loadtest.result import LoadResult
-from opau_onnx.loadtest.settings import Settings
 from opau_onnx.nn import HP1
 from opau_onnx.serve.config import ModelSettings
 from opau_onnx.serve.sessions import open_model
@@ -120,7 +120,7 @@ def served(models: Sequence[Path], *options: str) -> Iterator[subprocess.Popen[b
 
 def turn(url: str, model: str, path: Path, *, clients: int = CLIENTS, **bounds: Any) -> LoadResult:
     """One load test; ends the benchmark where a response is incorrect or missing."""
-    found = load(url, model, Settings(clients=clients, expect=path, wait_s=60.0, **bounds))
+    found = load(url, model, LoadTestConfig(clients=clients, expect=path, wait_s=60.0, **bounds))
     if not found.ok:
         raise RuntimeError(f"{model} over {url}: {dict(found.counts)} {dict(found.errors)}")
     return found

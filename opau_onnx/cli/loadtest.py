@@ -10,7 +10,7 @@ import typer
 
 from opau_onnx.cli.common import DIFFERENT, EQUAL, HELP, check_output, command_app, fail, failing, steps, write_report
 from opau_onnx.cli.options import InputShape, Report, Verbose, Version, input_shapes, option
-from opau_onnx.loadtest.settings import ARRIVALS, LoadTestError, Settings
+from opau_onnx.loadtest.config import ARRIVALS, LoadTestConfig, LoadTestError
 
 app = command_app()
 _LOAD, _INPUTS, _CHECKS, _SERVER = "Load", "Inputs", "Response checks", "Connection"
@@ -74,7 +74,7 @@ def loadtest(
         fail(f"--arrivals is {arrivals!r}; expected one of {', '.join(ARRIVALS)}")
     check_output("--report", report)
     try:
-        settings = Settings(
+        settings = LoadTestConfig(
             clients=clients, rate=rate, arrivals=arrivals, requests=requests, seconds=seconds,  # type: ignore[arg-type]
             warmup_s=warmup, timeout_s=timeout, rows=_rows(rows), pool=pool, input_shapes=input_shapes(input_shape),
             data=data, expect=expect, rtol=rtol, atol=atol, seed=seed, model_version=model_version, ca=ca,
@@ -91,7 +91,7 @@ def loadtest(
     raise typer.Exit(EQUAL if result.ok else DIFFERENT)
 
 
-def _run(url: str, model: str | None, settings: Settings, *, verbose: bool) -> Any:
+def _run(url: str, model: str | None, settings: LoadTestConfig, *, verbose: bool) -> Any:
     with steps(verbose=verbose) as step, failing(url, verbose=verbose, nothing="measured", extra="serve"):
         step("loading")
         from opau_onnx.loadtest import run

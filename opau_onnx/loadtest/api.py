@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from opau_onnx.loadtest.config import LoadTestConfig, Target, target
 from opau_onnx.loadtest.connection import Client
 from opau_onnx.loadtest.describe import describe
 from opau_onnx.loadtest.expected import FileReference, Reference, ServerReference
@@ -16,14 +17,13 @@ from opau_onnx.loadtest.load_generator import LoadGenerator, Progress
 from opau_onnx.loadtest.response_checker import PreparedRequest, expectations, indistinguishable
 from opau_onnx.loadtest.responses import ServedModel
 from opau_onnx.loadtest.result import LoadResult, Prepared
-from opau_onnx.loadtest.settings import Settings, Target, target
 from opau_onnx.loadtest.tolerance import GivenTolerance, MeasuredTolerance, Tolerance, can_nudge, measured_tolerance
 
 
 def run(
     url: str,
     model: str | None = None,
-    settings: Settings | None = None,
+    settings: LoadTestConfig | None = None,
     *,
     progress: Progress | None = None,
     interruptible: bool = False,
@@ -41,7 +41,7 @@ def run(
         LoadTestError: the server cannot be reached, the model is unknown or not ready, or the settings don't fit it.
         OpauError: a file that the settings name cannot be used.
     """
-    where = target(url, ca=(settings or Settings()).ca)
+    where = target(url, ca=(settings or LoadTestConfig()).ca)
     return _in_new_loop(where, run_async(url, model, settings, progress=progress, interruptible=interruptible))
 
 
@@ -62,13 +62,13 @@ def _in_new_loop(where: Target, work: Coroutine[Any, Any, LoadResult]) -> LoadRe
 async def run_async(
     url: str,
     model: str | None = None,
-    settings: Settings | None = None,
+    settings: LoadTestConfig | None = None,
     *,
     progress: Progress | None = None,
     interruptible: bool = False,
 ) -> LoadResult:
     """:func:`run` on the running event loop."""
-    settings = settings or Settings()
+    settings = settings or LoadTestConfig()
     report = progress or (lambda _: None)
     where = target(url, ca=settings.ca)
     client = _client(where, settings)
@@ -86,7 +86,7 @@ async def run_async(
         await client.close()
 
 
-def _client(where: Target, settings: Settings) -> Client:
+def _client(where: Target, settings: LoadTestConfig) -> Client:
     if where.protocol == "grpc":
         from opau_onnx.loadtest.rpc import GrpcClient
 
@@ -96,7 +96,7 @@ def _client(where: Target, settings: Settings) -> Client:
     return HttpClient(where, settings)
 
 
-async def _prepare(client: Client, model: ServedModel, pool: RequestPool, settings: Settings) -> Prepared:
+async def _prepare(client: Client, model: ServedModel, pool: RequestPool, settings: LoadTestConfig) -> Prepared:
     own = settings.expect is None
     reference = ServerReference(client, model) if own else FileReference(settings.expect or "", model)
     expected = [await reference.outputs(request, request.inputs) for request in pool.requests]
@@ -108,7 +108,7 @@ async def _prepare(client: Client, model: ServedModel, pool: RequestPool, settin
     return Prepared(requests, pool.source, reference.description, str(tolerance), indistinguishable(requests))
 
 
-async def _tolerance(reference: Reference, model: ServedModel, pool: RequestPool, settings: Settings) -> Tolerance:
+async def _tolerance(reference: Reference, model: ServedModel, pool: RequestPool, settings: LoadTestConfig) -> Tolerance:
     """The user's tolerance, else a measured one."""
     if settings.rtol is not None or settings.atol is not None:
         return GivenTolerance(settings.rtol or 0.0, settings.atol or 0.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
+from opau_onnx.loadtest.config import LoadTestError
 from opau_onnx.loadtest.connection import Client, UnreachableError
 from opau_onnx.loadtest.responses import InvalidResponseError, ServedModel, StatusError, tensor_specs
-from opau_onnx.loadtest.settings import LoadTestError
 
 RETRY_S = 0.2
 _DENIED = ("HTTP 401", "HTTP 403", "UNAUTHENTICATED", "PERMISSION_DENIED")

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
+from opau_onnx.loadtest.config import LoadTestError
 from opau_onnx.loadtest.connection import Client, UnreachableError
 from opau_onnx.loadtest.responses import InferRequest, InvalidResponseError, ServedModel, StatusError, Tensor, tensor
-from opau_onnx.loadtest.settings import LoadTestError
 from opau_onnx.protocol.tensors import Array, TensorSpec
 from opau_onnx.serve.config import ModelSettings, usable_cores
 

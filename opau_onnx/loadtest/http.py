@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from opau_onnx.loadtest import wire
+from opau_onnx.loadtest.config import LoadTestConfig, Target
 from opau_onnx.loadtest.connection import Check, Client, Connection, Finished, UnreachableError
 from opau_onnx.loadtest.http_connection import Address, HttpConnection, HttpResponse, connection_error
 from opau_onnx.loadtest.recorder import CONNECTION_FAILED, CONNECTION_LOST, INCORRECT, REJECTED, TIMED_OUT
 from opau_onnx.loadtest.response_checker import PreparedRequest
 from opau_onnx.loadtest.responses import InferRequest, InferResponse, InvalidResponseError, ServedModel, StatusError
-from opau_onnx.loadtest.settings import Settings, Target
 
 
 class HttpClientConnection(Connection):
@@ -110,7 +110,7 @@ class _SingleExchange:
 class HttpClient(Client):
     """See :class:`opau_onnx.loadtest.connection.Client`."""
 
-    def __init__(self, target: Target, settings: Settings) -> None:
+    def __init__(self, target: Target, settings: LoadTestConfig) -> None:
         self._target, self._settings = target, settings
         self._address = Address(target, settings)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, cast
 
 import httptools
 
-from opau_onnx.loadtest.settings import LoadTestError, Settings, Target
+from opau_onnx.loadtest.config import LoadTestConfig, LoadTestError, Target
 from opau_onnx.loadtest.wire import HEADER_LENGTH, Content
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
@@ -160,7 +160,7 @@ class Address:
         LoadTestError: the certificate authority's file cannot be used.
     """
 
-    def __init__(self, target: Target, settings: Settings) -> None:
+    def __init__(self, target: Target, settings: LoadTestConfig) -> None:
         self.target = target
         self._context = tls_context(settings) if target.tls else None
 
@@ -178,7 +178,7 @@ class Address:
         return connection
 
 
-def tls_context(settings: Settings) -> ssl.SSLContext:
+def tls_context(settings: LoadTestConfig) -> ssl.SSLContext:
     """A context that trusts the system's authorities, or only the one that was given.
 
     Raises:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from opau_onnx.io.samples import Samples, read_samples
+from opau_onnx.loadtest.config import LoadTestConfig, LoadTestError, Shape
 from opau_onnx.loadtest.responses import InferRequest, ServedModel
-from opau_onnx.loadtest.settings import LoadTestError, Settings, Shape
 from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec
 
 POOL_SIZE = 64
@@ -33,7 +33,7 @@ class RequestPool:
     source: str
 
 
-def make_request_pool(model: ServedModel, settings: Settings) -> RequestPool:
+def make_request_pool(model: ServedModel, settings: LoadTestConfig) -> RequestPool:
     """Make the requests for a model.
 
     Raises:

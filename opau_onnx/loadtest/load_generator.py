@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from opau_onnx.loadtest.arrivals import ArrivalTimer, interarrival_times
+from opau_onnx.loadtest.config import LoadTestConfig
 from opau_onnx.loadtest.connection import Client, Connection
 from opau_onnx.loadtest.recorder import CONNECTION_FAILED, CORRECT, INCORRECT, TIMED_OUT, Recorder
 from opau_onnx.loadtest.response_checker import PreparedRequest, ResponseChecker
-from opau_onnx.loadtest.settings import Settings
 
 RETRY_S = 0.1
 """Seconds that a client waits after a failed connection."""
@@ -31,7 +31,7 @@ class LoadGenerator:
         unfinished: requests in flight when it was stopped.
     """
 
-    def __init__(self, client: Client, pool: Sequence[PreparedRequest], settings: Settings, progress: Progress) -> None:
+    def __init__(self, client: Client, pool: Sequence[PreparedRequest], settings: LoadTestConfig, progress: Progress) -> None:
         self.warmup, self.measured = Recorder(), Recorder()
         self.stopped, self.unfinished = "", 0
         self._client, self._pool, self._settings, self._progress = client, pool, settings, progress

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opau_onnx._version import __version__
+from opau_onnx.loadtest.config import LoadTestConfig, Target
 from opau_onnx.loadtest.recorder import CORRECT, Recorder
 from opau_onnx.loadtest.response_checker import PreparedRequest
 from opau_onnx.loadtest.responses import ServedModel
-from opau_onnx.loadtest.settings import Settings, Target
 
 if TYPE_CHECKING:
     from opau_onnx.loadtest.load_generator import LoadGenerator
@@ -72,7 +72,7 @@ class LoadResult:
     protocol: str
     server: Mapping[str, Any]
     model: Mapping[str, Any]
-    settings: Settings
+    settings: LoadTestConfig
     pool: int
     inputs: str
     expected: str
@@ -100,7 +100,7 @@ class LoadResult:
 
     @classmethod
     def of(
-        cls, target: Target, model: ServedModel, settings: Settings, prepared: Prepared, generator: LoadGenerator
+        cls, target: Target, model: ServedModel, settings: LoadTestConfig, prepared: Prepared, generator: LoadGenerator
     ) -> LoadResult:
         """The result of an generator that has run."""
         found = generator.measured

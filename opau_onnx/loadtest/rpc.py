@@ -13,12 +13,12 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from opau_onnx.loadtest.config import LoadTestConfig, LoadTestError, Target
 from opau_onnx.loadtest.connection import Check, Client, Connection, Finished, UnreachableError
 from opau_onnx.loadtest.recorder import CONNECTION_FAILED, CONNECTION_LOST, REJECTED, TIMED_OUT
 from opau_onnx.loadtest.response_checker import PreparedRequest
 from opau_onnx.loadtest.responses import InferRequest, InferResponse, InvalidResponseError, ServedModel, StatusError, Tensor
 from opau_onnx.loadtest.responses import tensor as tensor_of
-from opau_onnx.loadtest.settings import LoadTestError, Settings, Target
 from opau_onnx.protocol.tensors import DATATYPES
 
 STREAMS_PER_CHANNEL = 64
@@ -93,7 +93,7 @@ class GrpcClientConnection(Connection):
 class GrpcClient(Client):
     """See :class:`opau_onnx.loadtest.connection.Client`."""
 
-    def __init__(self, target: Target, settings: Settings) -> None:
+    def __init__(self, target: Target, settings: LoadTestConfig) -> None:
         self._target, self._settings = target, settings
         self._metadata = None if settings.token is None else (("authorization", f"Bearer {settings.token}"),)
         self._credentials = _credentials(settings) if target.tls else None
@@ -200,7 +200,7 @@ def _from_contents(one: Any) -> bytes:
         raise InvalidResponseError(f"output {one.name!r} holds numbers that {one.datatype} does not have") from None
 
 
-def _credentials(settings: Settings) -> grpc.ChannelCredentials:
+def _credentials(settings: LoadTestConfig) -> grpc.ChannelCredentials:
     if settings.ca is None:
         return grpc.ssl_channel_credentials()
     from opau_onnx.loadtest.http_connection import tls_context

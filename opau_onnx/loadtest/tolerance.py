@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF, distances
 from opau_onnx.errors import NotComparableError
+from opau_onnx.loadtest.config import LoadTestError
 from opau_onnx.loadtest.responses import InferRequest, Tensor
-from opau_onnx.loadtest.settings import LoadTestError
 from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec
 
 Wide = npt.NDArray[np.float64]

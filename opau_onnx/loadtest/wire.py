@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from opau_onnx.loadtest.config import Target
 from opau_onnx.loadtest.responses import InferRequest, InferResponse, InvalidResponseError, ServedModel, StatusError, Tensor
-from opau_onnx.loadtest.settings import Target
 from opau_onnx.protocol.tensors import DATATYPES
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -14,9 +14,9 @@ from typing import Any
 import grpc
 import pytest
 
-from opau_onnx.loadtest import LoadResult, LoadTestError, Settings, run_async
+from opau_onnx.loadtest import LoadResult, LoadTestConfig, LoadTestError, run_async
+from opau_onnx.loadtest.config import target
 from opau_onnx.loadtest.recorder import CORRECT, INCORRECT
-from opau_onnx.loadtest.settings import target
 from tests.loadtest.fakes import FakeGrpc, FakeHttp
 from tests.loadtest.onnx_models import twice
 from tests.loadtest.test_responses import QUICK, load
@@ -25,8 +25,8 @@ FAKES = pytest.mark.parametrize("fake", [FakeHttp, FakeGrpc])
 FEW = {"clients": 2, "requests": 10, "warmup_s": 0, "pool": 4}
 
 
-def few(**settings: Any) -> Settings:
-    return Settings(**FEW, **settings)
+def few(**settings: Any) -> LoadTestConfig:
+    return LoadTestConfig(**FEW, **settings)
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_no_addresses(url: str) -> None:
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(LoadTestError, match=said):
-        Settings(**settings)
+        LoadTestConfig(**settings)
 
 
 def test_the_token_is_not_told() -> None:
-    settings = Settings(token="a secret")
+    settings = LoadTestConfig(token="a secret")
     assert "secret" not in repr(settings) + str(settings.as_dict())
 
 
@@ -118,7 +118,7 @@ def test_not_a_server_of_the_protocol() -> None:
         asyncio.run(inside())
 
 
-def failing(server: Any, settings: Settings, model: str | None = None) -> str:
+def failing(server: Any, settings: LoadTestConfig, model: str | None = None) -> str:
     async def inside() -> None:
         async with server.running():
             await run_async(server.url, model, settings)
@@ -212,7 +212,7 @@ def test_single_requests_that_fail(fake: Any, act: str, said: str) -> None:
 def test_expected_responses_of_a_file(fake: Any, tmp_path: Path) -> None:
     server = fake()
     path = twice(tmp_path / "twice.onnx")
-    result = load(server, Settings(clients=2, requests=30, warmup_s=0, pool=4, rows=(1, 4), expect=path))
+    result = load(server, LoadTestConfig(clients=2, requests=30, warmup_s=0, pool=4, rows=(1, 4), expect=path))
     assert result.ok
     assert result.counts == {CORRECT: 30}
     assert server.seen == 30
@@ -220,7 +220,7 @@ def test_expected_responses_of_a_file(fake: Any, tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_always_wrong_is_detected_by_a_file(tmp_path: Path) -> None:
-    settings = Settings(clients=2, requests=20, warmup_s=0, pool=4, expect=twice(tmp_path / "m.onnx", shift=1.5))
+    settings = LoadTestConfig(clients=2, requests=20, warmup_s=0, pool=4, expect=twice(tmp_path / "m.onnx", shift=1.5))
     result = load(FakeHttp(), settings)
     assert result.counts == {INCORRECT: 20}
     assert result.requests_per_s == 0
@@ -233,7 +233,7 @@ def test_a_file_that_is_another_model(tmp_path: Path) -> None:
 
 def test_responses_that_could_be_mixed_up_are_counted() -> None:
     assert load(FakeHttp(), QUICK).indistinguishable == 0
-    assert load(FakeHttp(), Settings(clients=2, requests=10, warmup_s=0, pool=8, atol=1e6)).indistinguishable >= 2
+    assert load(FakeHttp(), LoadTestConfig(clients=2, requests=10, warmup_s=0, pool=8, atol=1e6)).indistinguishable >= 2
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +263,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return cert_file, key_file
 
 
-def encrypted(fake: Any, certificates: tuple[Path, Path], settings: Settings) -> LoadResult:
+def encrypted(fake: Any, certificates: tuple[Path, Path], settings: LoadTestConfig) -> LoadResult:
     cert, key = certificates
     if fake is FakeHttp:
         credentials: Any = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

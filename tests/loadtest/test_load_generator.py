@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opau_onnx.loadtest import LoadResult, Settings, run_async
+from opau_onnx.loadtest import LoadResult, LoadTestConfig, run_async
 from opau_onnx.loadtest.arrivals import interarrival_times
 from opau_onnx.loadtest.load_generator import LoadGenerator
 from opau_onnx.loadtest.recorder import CONNECTION_FAILED, CONNECTION_LOST, CORRECT, TIMED_OUT
@@ -38,7 +38,7 @@ def generators(monkeypatch: pytest.MonkeyPatch) -> list[LoadGenerator]:
 @pytest.mark.parametrize("fake", [FakeHttp, FakeGrpc])
 def test_the_count_is_kept_exactly(fake: Any) -> None:
     server = fake()
-    result = load(server, Settings(clients=7, requests=123, warmup_s=0, pool=POOL, rows=(2, 5)))
+    result = load(server, LoadTestConfig(clients=7, requests=123, warmup_s=0, pool=POOL, rows=(2, 5)))
     assert server.seen == BEFORE + 123
     assert result.requests == result.counts[CORRECT] == 123
     assert 2 * 123 <= result.rows <= 5 * 123
@@ -50,12 +50,12 @@ def test_the_count_is_kept_exactly(fake: Any) -> None:
 
 def test_fewer_requests_than_clients() -> None:
     server = FakeHttp()
-    assert load(server, Settings(clients=16, requests=3, warmup_s=0, pool=POOL)).requests == 3
+    assert load(server, LoadTestConfig(clients=16, requests=3, warmup_s=0, pool=POOL)).requests == 3
     assert server.seen == BEFORE + 3
 
 
 def test_time_is_a_bound() -> None:
-    result = load(FakeHttp(), Settings(clients=2, seconds=0.3, requests=10**9, warmup_s=0.1, pool=POOL))
+    result = load(FakeHttp(), LoadTestConfig(clients=2, seconds=0.3, requests=10**9, warmup_s=0.1, pool=POOL))
     assert result.ok
     assert result.warmup_counts[CORRECT] > 0
     assert 0 < result.requests < 10**9
@@ -85,13 +85,13 @@ def test_clients_are_in_flight_at_once(fake: Any) -> None:
             await everybody.wait()
 
     server = Waiting()
-    result = load(server, Settings(clients=4, requests=4, warmup_s=0, pool=POOL, timeout_s=20))
+    result = load(server, LoadTestConfig(clients=4, requests=4, warmup_s=0, pool=POOL, timeout_s=20))
     assert result.counts == {CORRECT: 4}
 
 
 @pytest.mark.parametrize("fake", [FakeHttp, FakeGrpc])
 def test_open_loop(fake: Any) -> None:
-    result = load(fake(), Settings(rate=500, requests=100, warmup_s=0, pool=POOL))
+    result = load(fake(), LoadTestConfig(rate=500, requests=100, warmup_s=0, pool=POOL))
     assert result.ok
     assert result.counts == {CORRECT: 100}
     assert result.send_delay_ms is not None
@@ -99,7 +99,7 @@ def test_open_loop(fake: Any) -> None:
 
 def test_a_server_that_stalls_is_seen_by_all_that_arrive_meanwhile() -> None:
     """The closed loop would see one slow response: coordinated omission."""
-    settings = Settings(rate=200, arrivals="uniform", clients=1, requests=100, warmup_s=0, pool=POOL)
+    settings = LoadTestConfig(rate=200, arrivals="uniform", clients=1, requests=100, warmup_s=0, pool=POOL)
     result = load(FakeHttp(lambda n: "late" if n == BEFORE + 10 else "correct"), settings)
     assert result.ok
     assert result.latency_ms["max"] >= 190
@@ -109,7 +109,7 @@ def test_a_server_that_stalls_is_seen_by_all_that_arrive_meanwhile() -> None:
 
 
 def test_a_request_that_waits_too_long_is_timed_out_unsent() -> None:
-    settings = Settings(rate=100, clients=1, requests=30, warmup_s=0, pool=POOL, timeout_s=1.0)
+    settings = LoadTestConfig(rate=100, clients=1, requests=30, warmup_s=0, pool=POOL, timeout_s=1.0)
     server = FakeHttp(lambda n: "never" if n >= BEFORE else "correct")
     result = load(server, settings)
     assert result.counts == {TIMED_OUT: 30}
@@ -137,7 +137,7 @@ def test_a_server_that_goes_and_comes_back(fake: Any, generators: list[LoadGener
         server = fake()
         async with AsyncExitStack() as first:
             await first.enter_async_context(server.running())
-            settings = Settings(clients=3, seconds=60, warmup_s=0, pool=POOL)
+            settings = LoadTestConfig(clients=3, seconds=60, warmup_s=0, pool=POOL)
             task = asyncio.create_task(run_async(server.url, settings=settings))
             while server.seen < BEFORE + 20:
                 await asyncio.sleep(0.01)
@@ -161,7 +161,7 @@ def test_a_server_that_does_not_come_back() -> None:
     async def inside() -> LoadResult:
         server = FakeHttp()
         async with server.running():
-            settings = Settings(clients=3, requests=10**6, warmup_s=0, pool=POOL, unreachable_timeout_s=0.4)
+            settings = LoadTestConfig(clients=3, requests=10**6, warmup_s=0, pool=POOL, unreachable_timeout_s=0.4)
             task = asyncio.create_task(run_async(server.url, settings=settings))
             while server.seen < BEFORE + 20:
                 await asyncio.sleep(0.01)
@@ -181,7 +181,7 @@ def test_an_error_of_the_load_test_itself_is_not_the_servers(fake: Any, monkeypa
 
     monkeypatch.setattr(ResponseChecker, "check", check)
     with pytest.raises(ZeroDivisionError, match="ours"):
-        load(fake(), Settings(clients=2, requests=10, warmup_s=0, pool=POOL))
+        load(fake(), LoadTestConfig(clients=2, requests=10, warmup_s=0, pool=POOL))
 
 
 @pytest.mark.parametrize("fake", [FakeHttp, FakeGrpc])
@@ -194,7 +194,7 @@ def test_stopping(fake: Any, rate: float | None, generators: list[LoadGenerator]
             asyncio.get_running_loop().call_soon(generators[0].stop, "enough")
         return "never" if number >= BEFORE + 50 else "correct"
 
-    result = load(fake(act), Settings(clients=5, rate=rate, seconds=60, warmup_s=0, pool=POOL))
+    result = load(fake(act), LoadTestConfig(clients=5, rate=rate, seconds=60, warmup_s=0, pool=POOL))
     assert result.stopped == "enough"
     assert result.counts[CORRECT] >= 46
     assert set(result.counts) == {CORRECT}

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from opau_onnx.loadtest import LoadResult, Settings, run_async
+from opau_onnx.loadtest import LoadResult, LoadTestConfig, run_async
 from opau_onnx.loadtest.recorder import CONNECTION_FAILED, CONNECTION_LOST, CORRECT, INCORRECT, REJECTED, TIMED_OUT
 from tests.loadtest.fakes import FakeGrpc, FakeHttp, Proxy
 
 POOL, REQUESTS, SPOILED = 8, 40, 20
 BEFORE = 3 * POOL
 """Single requests before the load: the expected responses, and two draws of nudged inputs."""
-QUICK = Settings(clients=4, requests=REQUESTS, warmup_s=0, pool=POOL, rows=(1, 3))
+QUICK = LoadTestConfig(clients=4, requests=REQUESTS, warmup_s=0, pool=POOL, rows=(1, 3))
 IMPATIENT = replace(QUICK, timeout_s=1.0)
 """The single requests come first; then the request after SPOILED others gets the fault."""
 
@@ -26,7 +26,7 @@ def once(act: str) -> Callable[[int], str]:
     return lambda n: act if n == BEFORE + SPOILED else "correct"
 
 
-def load(fake: Any, settings: Settings = QUICK) -> LoadResult:
+def load(fake: Any, settings: LoadTestConfig = QUICK) -> LoadResult:
     async def inside() -> LoadResult:
         async with fake.running():
             return await run_async(fake.url, settings=settings)
@@ -136,7 +136,7 @@ def test_rows_of_another_request_are_found_out() -> None:
 
 
 def test_incorrect_responses_of_the_warm_up_are_errors_too() -> None:
-    settings = Settings(clients=1, requests=10, warmup_s=0.2, pool=POOL)
+    settings = LoadTestConfig(clients=1, requests=10, warmup_s=0.2, pool=POOL)
     result = load(FakeHttp(lambda n: "wrong" if n == BEFORE else "correct"), settings)
     assert result.counts == {CORRECT: 10}
     assert result.warmup_counts[INCORRECT] == 1

@@ -1,4 +1,4 @@
-"""Settings and target of a load test. Nothing heavy is imported here."""
+"""LoadTestConfig and target of a load test. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class LoadTestError(OpauError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Reported):
-    """Settings of a load test.
+class LoadTestConfig(Reported):
+    """LoadTestConfig of a load test.
 
     Attributes:
         clients: closed loop: number of clients, each of which sends its next request after the last response; open loop: most
