@@ -1,4 +1,4 @@
-"""Learned rational (orthogonal-Padé) activations: from a trained PyTorch model to ONNX, verified equal.
+"""Learned rational (orthogonal-Padé) activations, from a trained PyTorch model to ONNX, verified within a rounding bound.
 
 Importing this package loads neither torch nor onnxruntime; the names below load what they need when first used.
 """

@@ -19,7 +19,7 @@ CALIBRATION = ("minmax", "entropy", "percentile")
 
 @dataclass(frozen=True)
 class ToleranceConfig:
-    """How whole models are compared.
+    """Settings of a whole model's comparison.
 
     Attributes:
         atol, rtol: tolerances given by the user; None for the measured one.
@@ -40,7 +40,7 @@ class ToleranceConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """How to export; the defaults are those of ``opau-export``.
+    """Settings of an export; the defaults are those of ``opau-export``.
 
     Attributes:
         opset: version of ONNX's default domain, 18 to :func:`opau_onnx.graph.opsets.newest`; None is 20, or 22 for
@@ -51,8 +51,8 @@ class ExportConfig:
         static: no dynamic axes at all.
         external_data: weights in a file of their own; None decides by size (beyond 2 GB).
         validate: compare the file with the model.
-        options: of that comparison.
-        input_names, output_names: of the file's, all of them in order; None for those of the model's arguments and results.
+        options: tolerance of that comparison.
+        input_names, output_names: of the file, all of them in order; None for those of the model's arguments and results.
     """
 
     opset: int | None = None
@@ -68,12 +68,13 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """How to quantize; weights have a scale for each channel.
+    """Settings of a quantization; weights have a scale for each channel.
 
     Attributes:
-        activations: type of the quantized tensors: "uint8" or "int8"; "uint16" or "int16" for models that lose too much so.
+        activations: type of the quantized tensors: "uint8" or "int8"; "uint16" or "int16" for models that lose too much
+            accuracy with 8 bits.
         weights: "int8" or "int16".
-        calibration: how ranges come from what the samples reach: "minmax", "entropy" or "percentile" (99.99).
+        calibration: method that turns the samples' values into ranges: "minmax", "entropy" or "percentile" (99.99).
         reduce_range: weights of 7 bits, for x86 processors without VNNI, whose 8-bit products saturate.
     """
 
@@ -94,7 +95,7 @@ class Data:
 
     Attributes:
         source: as :func:`opau_onnx.io.samples.read_samples` takes it.
-        calibration: how many of them (of Fashion-MNIST's training images) tell the ranges of the activations' inputs.
+        calibration: number of samples (of Fashion-MNIST's training images) that give the ranges of the activations' inputs.
     """
 
     source: str | Path
@@ -103,7 +104,7 @@ class Data:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How to validate the collapsed file.
+    """Settings of the collapsed file's validation.
 
     Attributes:
         reference: the PyTorch model (as :func:`opau_onnx.export_model` takes it); None for the file that is collapsed.
@@ -123,16 +124,16 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """How to verify; the defaults are those of ``opau-verify``.
+    """Settings of a verification; the defaults are those of ``opau-verify``.
 
     Attributes:
         runtimes: names of :data:`opau_onnx.compare.names.RUNTIMES`, each of which must run; None for all that can.
-        layerwise: look at what each activation takes and gives.
+        layerwise: compare inputs and outputs of each activation.
         atol, rtol: of the outputs; None for the measured tolerance.
         min_agreement: least share of the samples that must have PyTorch's label; None for all where labels are known.
         limit: take the first samples only.
         batch: samples in one run, where the file leaves that open.
-        reference_seconds: after which the slow evaluator begins no further batch; what it has seen is said.
+        reference_seconds: time after which the slow ReferenceEvaluator starts no further batch; the report says how many ran.
         samples, seed: of the random inputs that are taken where there are no data.
     """
 
@@ -149,5 +150,5 @@ class VerifyConfig:
 
     @property
     def options(self) -> ToleranceConfig:
-        """Of the comparison."""
+        """Tolerance of the comparison."""
         return ToleranceConfig(self.atol, self.rtol, self.samples, self.seed)

@@ -1,6 +1,6 @@
 """Cost of serving: opau-serve over HTTP and gRPC next to onnxruntime in this process.
 
-Writes docs/benchmarks/serve.{json,md}. 16 closed-loop clients send one row each, as binary tensors; every answer is checked.
+Writes docs/benchmarks/serve.{json,md}. 16 closed-loop clients send one row each, as binary tensors; every response is checked.
 The clients run on the same machine, so they take their share of its cores. In each round every subject has its turn; the table
 holds medians, and ratios within the run.
 """
@@ -33,8 +33,8 @@ from opau_onnx.cli.common import console
 from opau_onnx.io.atomic import replacing
 from opau_onnx.io.source import load as read_checkpoint
 from opau_onnx.loadtest.api import run as load
+from opau_onnx.loadtest.config import LoadTestConfig
 from opau_onnx.loadtest.result import LoadResult
-from opau_onnx.loadtest.settings import Settings
 from opau_onnx.nn import HP1
 from opau_onnx.serve.config import ModelSettings
 from opau_onnx.serve.sessions import open_model
@@ -119,10 +119,10 @@ def served(models: Sequence[Path], *options: str) -> Iterator[subprocess.Popen[b
 
 
 def turn(url: str, model: str, path: Path, *, clients: int = CLIENTS, **bounds: Any) -> LoadResult:
-    """One load test; ends the benchmark where an answer is wrong or missing."""
-    found = load(url, model, Settings(clients=clients, expect=path, wait_s=60.0, **bounds))
+    """One load test; ends the benchmark where a response is incorrect or missing."""
+    found = load(url, model, LoadTestConfig(clients=clients, expect=path, wait_s=60.0, **bounds))
     if not found.ok:
-        raise RuntimeError(f"{model} over {url}: {dict(found.counts)} {dict(found.faults)}")
+        raise RuntimeError(f"{model} over {url}: {dict(found.counts)} {dict(found.errors)}")
     return found
 
 
@@ -166,7 +166,7 @@ def endurance(path: Path, requests: int) -> dict[str, Any]:
 
 
 def kernel_and_function(path: Path) -> dict[str, Any]:
-    """The same requests with the library and without it, against one expected answer; what the server says runs."""
+    """The same requests with the library and without it, against one expected response; the implementation that it reports."""
     found = {}
     for library in ("yes", "no"):
         with served([path], "--library", library):
@@ -187,7 +187,7 @@ def page(report: dict[str, Any]) -> str:
         "",
         f"`python scripts/bench_serve.py`, {report['date']}, {report['machine']['cpu']}, {report['cores']} cores, onnxruntime "
         f"{report['machine']['onnxruntime']}. {CLIENTS} closed-loop clients on the same cores, one row a request, binary "
-        "tensors, every answer checked; the default settings. Above HTTP: onnxruntime in one process, without a server, one "
+        "tensors, every response checked; the default settings. Above HTTP: onnxruntime in one process, without a server, one "
         f"onnxruntime thread a run. Medians of {report['rounds']} rounds of {report['seconds']:g} s.",
         "",
     ]

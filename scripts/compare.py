@@ -1,4 +1,4 @@
-"""Train a network with many activations and several seeds; write a table, a picture and what can be said of the differences.
+"""Train a network with many activations and several seeds; write a table, a picture and conclusions.
 
 All runs share one recipe and one number of epochs. Results are kept in the work folder as they come in, so the command can be
 stopped and given again. By default LeNet on Fashion-MNIST; at the end it writes docs/comparison.{json,md,png}.

@@ -1,4 +1,4 @@
-"""`make demo`: export a shipped, really trained LeNet; prove it on real images; time it; draw what it learned."""
+"""`make demo`: export a shipped, trained LeNet; verify it on real images; time it; plot its activations."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def logits(run: Any, inputs: Any) -> Any:
     return np.concatenate([run(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)])
 
 
-def prove(checkpoint: Path, model: Path) -> bool:
-    """Both frameworks on real images: accuracies, largest difference, labels that differ."""
+def verify(checkpoint: Path, model: Path) -> bool:
+    """Compare both frameworks on real images: accuracy, largest difference, differing labels."""
     inputs, labels, what = images()
     module = load(checkpoint).model
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -103,7 +103,7 @@ def main() -> int:
     hp1, relu = OUT / "lenet_hp1.onnx", OUT / "lenet_relu.onnx"
     export(CHECKPOINT, hp1)
     export(RELU, relu)
-    equal = prove(CHECKPOINT, hp1)
+    equal = verify(CHECKPOINT, hp1)
     timing(relu, hp1)
     print(flush=True)
     program = Path(sys.executable).with_name("opau-plot")

@@ -3,7 +3,7 @@
     python scripts/gpu.py --library build/cuda/libopau_onnx_ops.so [--part kernels] [--part bench] [--output out/gpu]
 
 Needs PyTorch with CUDA and a library with CUDA kernels; no network and nothing else. ``--dry`` runs everything on the CPU with
-few cases, its CPU kernels in place of the CUDA ones: it tries the script, and proves nothing about a GPU.
+few cases, its CPU kernels in place of the CUDA ones: it tests the script, and shows nothing about a GPU.
 Parts: kernels (bits against the CPU kernels, streams, graphs, sizes beyond 2**31), sanitizer (a few kernels under
 compute-sanitizer), bench (ratios to a device copy, torch's own activations), training (bits, sums, graphs, time), networks
 (training steps of whole networks), serving (onnxruntime's CUDA provider and opau-serve, where onnxruntime-gpu is).

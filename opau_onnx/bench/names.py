@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Name(NamedTuple):
-    """How a subject is called in tables, and whose threads it runs on."""
+    """Label of a subject in tables, and the owner of its threads."""
 
     label: str
     pool: str

@@ -29,7 +29,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to take times.
+    """Settings of a measurement.
 
     Attributes:
         rounds: turns of each subject.

@@ -11,26 +11,26 @@ from rich.console import Console
 from rich.markup import escape
 
 from opau_onnx.bench import report
+from opau_onnx.cli.bench_options import Outputs
 from opau_onnx.cli.common import console, table
 from opau_onnx.io.atomic import replacing
 
 
-def write(content: dict[str, Any], outputs: dict[str, Path | None]) -> None:
-    """Write the files that were asked for: all of them, or after an error none."""
+def write(content: dict[str, Any], outputs: Outputs) -> None:
+    """Write the files that are asked for: all of them, or after an error none."""
     with ExitStack() as stack:
-        places = {option: stack.enter_context(replacing(path)) for option, path in outputs.items() if path is not None}
-        if "--report" in places:
-            places["--report"].write_text(json.dumps(content, indent=1) + "\n")
-        if "--markdown" in places:
-            places["--markdown"].write_text(report.markdown(content))
-        if "--plot" in places:
+        if outputs.report is not None:
+            stack.enter_context(replacing(outputs.report)).write_text(json.dumps(content, indent=1) + "\n")
+        if outputs.markdown is not None:
+            stack.enter_context(replacing(outputs.markdown)).write_text(report.markdown(content))
+        if outputs.plot is not None:
             from opau_onnx.bench.plot import plot
 
-            plot(content, places["--plot"])
+            plot(content, stack.enter_context(replacing(outputs.plot)))
 
 
 def show(content: dict[str, Any], written: list[Path], *, verbose: bool) -> None:
-    """Print the tables, what could not be measured, and the doubts."""
+    """Print the tables, the subjects that could not be measured, and warnings."""
     out = console()
     out.print(report.about(content), highlight=False, soft_wrap=True)
     for rows in report.tables(content):

@@ -10,38 +10,31 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, failing, write_report
-from opau_onnx.cli.options import Version
+from opau_onnx.cli.common import DIFFERENT, EQUAL, HELP, command_app, fail, failing, write_report
+from opau_onnx.cli.options import Version, option
 
-_STYLE: Any = "rich" if sys.stdout.isatty() else None
-app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
+app = command_app()
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(context_settings=HELP)
 def certify(
     model: Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)],
     report: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "The certificate; default: MODEL with .certificate.json in place of .onnx, and none with --quick.",
             metavar="FILE.json",
-            help="The certificate; default: MODEL with .certificate.json in place of .onnx, and none with --quick.",
         ),
     ] = None,
-    dtypes: Annotated[
-        str, typer.Option(help="Comma-separated; float64 has too many inputs to try.")
-    ] = "float32,float16,bfloat16",
-    threads: Annotated[int | None, typer.Option(help="Default: all cores.", min=1)] = None,
+    dtypes: Annotated[str, option("Comma-separated; float64 has too many inputs to try.")] = "float32,float16,bfloat16",
+    threads: Annotated[int | None, option("Default: all cores.", min=1)] = None,
     max_ulp: Annotated[
         float | None,
-        typer.Option(
-            help="Largest error allowed where the condition number is below 10; default: float32 64, 16 bits 1.", min=0.0
-        ),
+        option("Largest error allowed where the condition number is below 10; default: float32 64, 16 bits 1.", min=0.0),
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="A sample of the float32 inputs: no certificate, and no file unless --report asks for one."
-        ),
+        option("A sample of the float32 inputs: no certificate, and no file unless --report asks for one.", None, "--quick"),
     ] = False,
     version: Version = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -14,9 +15,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Context settings of every command."""
 EQUAL, DIFFERENT, USAGE = 0, 1, 2
 """Exit codes: done (and equal); not equal; the command or a file is wrong, or something failed."""
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def command_app(name: str | None = None) -> typer.Typer:
+    """An application without commands; boxes on a terminal, plain help and errors when piped."""
+    style: Any = "rich" if sys.stdout.isatty() else None
+    return typer.Typer(
+        name=name, add_completion=False, rich_markup_mode=style, pretty_exceptions_enable=False, context_settings=HELP
+    )
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -110,6 +121,16 @@ def steps(*, verbose: bool) -> Iterator[Callable[[str], None]]:
             yield lambda step: status.update(step)
     else:
         yield lambda step: None
+
+
+def check_output(option: str, path: Path | None) -> None:
+    """Refuse before the work what could not be written after it."""
+    if path is None:
+        return
+    if path.is_dir():
+        fail(f"{option} is {str(path)!r}, which is a folder; expected a file's name")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        fail(f"{option} is {str(path)!r}, but the folder {str(path.parent)!r} does not exist or cannot be written")
 
 
 def write_report(path: Path, record: Any) -> None:

@@ -2,27 +2,23 @@
 
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from opau_onnx.cli.common import console, fail, failing, steps
-from opau_onnx.cli.options import InputShape, Verbose, Version, shapes_of_file
+from opau_onnx.cli.common import HELP, command_app, console, fail, failing, steps
+from opau_onnx.cli.options import InputShape, Verbose, Version, option, shapes_of_file
+from opau_onnx.cli.serve_options import ModelOptions
 
-_STYLE: Any = "rich" if sys.stdout.isatty() else None
-_HELP = {"help_option_names": ["-h", "--help"]}
-app = typer.Typer(
-    name="deploy", add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False, context_settings=_HELP
-)
+app = command_app("deploy")
 _BATCHING, _RUNNING, _PLACES = "Batching", "Running", "Places"
 _T = TypeVar("_T")
 
 
 def _option(help_text: str, panel: str, **more: Any) -> Any:
-    return typer.Option(help=help_text, rich_help_panel=panel, show_default=False, **more)
+    return option(help_text, panel, show_default=False, **more)
 
 
 _Size = Annotated[
@@ -36,15 +32,15 @@ def _deploy(version: Version = False) -> None:
     """Write what Triton or Ray Serve needs to serve ONNX files. Exit codes: 0 written; 2 not, with the reason."""
 
 
-@app.command(context_settings=_HELP)
+@app.command(context_settings=HELP)
 def triton(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Weights in other files come along.", show_default=False)],
     repository: Annotated[
         Path, typer.Argument(metavar="REPOSITORY", help="The model repository; made where it is missing.", show_default=False)
     ],
-    name: Annotated[str | None, typer.Option(help="Of the model. Default: the file's name.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="A model of that name may be there.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: Triton chooses.", rich_help_panel=_RUNNING)] = "cpu",
+    name: Annotated[str | None, option("Of the model. Default: the file's name.")] = None,
+    replace: Annotated[bool, option("A model of that name may be there.", None, "--replace")] = False,
+    device: Annotated[str, option("cpu, cuda, or auto: Triton chooses.", _RUNNING)] = "cpu",
     max_batch_size: _Size = None,
     max_batch_delay_us: _Delay = None,
     preferred_batch_size: Annotated[
@@ -52,27 +48,21 @@ def triton(
     ] = None,
     max_queue: Annotated[int | None, _option("Requests that may wait; 0: any number [1024].", _BATCHING, min=0)] = None,
     queue_timeout_us: Annotated[int, _option("Microseconds that one may wait; 0: any time [0].", _BATCHING, min=0)] = 0,
-    queue_delay: Annotated[
-        bool, typer.Option("--queue-delay", help="Put last what waited too long, not refuse it.", rich_help_panel=_BATCHING)
-    ] = False,
+    queue_delay: Annotated[bool, option("Put last what waited too long, not refuse it.", _BATCHING, "--queue-delay")] = False,
     queue_timeout_override: Annotated[
-        bool, typer.Option("--queue-timeout-override", help="Requests may ask for a shorter time.", rich_help_panel=_BATCHING)
+        bool, option("Requests may ask for a shorter time.", _BATCHING, "--queue-timeout-override")
     ] = False,
     no_batch_check: Annotated[
-        bool, typer.Option("--no-batch-check", help="Batch also where rows depend on each other.", rich_help_panel=_BATCHING)
+        bool, option("Batch also where rows depend on each other.", _BATCHING, "--no-batch-check")
     ] = False,
     instances: Annotated[int, _option("For each device [1].", _RUNNING, min=1)] = 1,
     gpu: Annotated[list[int] | None, _option("Number of a GPU to run on; repeatable [all].", _RUNNING, min=0)] = None,
     threads: Annotated[int, _option("onnxruntime's within a run on the CPU; 0: one a core [0].", _RUNNING, min=0)] = 0,
     parameter: Annotated[list[str] | None, _option("KEY=VALUE of Triton's onnxruntime backend; repeatable.", _RUNNING)] = None,
-    cuda_option: Annotated[
-        list[str] | None, _option("KEY=VALUE of onnxruntime's CUDA provider; repeatable.", _RUNNING)
-    ] = None,
+    cuda_option: Annotated[list[str] | None, _option("KEY=VALUE of onnxruntime's CUDA provider; repeatable.", _RUNNING)] = None,
     input_shape: InputShape = None,
-    no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Ready without a run.", rich_help_panel=_RUNNING)] = False,
-    no_library: Annotated[
-        bool, typer.Option("--no-library", help="Without the compiled op library, slowly.", rich_help_panel=_PLACES)
-    ] = False,
+    no_warmup: Annotated[bool, option("Ready without a run.", _RUNNING, "--no-warmup")] = False,
+    no_library: Annotated[bool, option("Without the compiled op library, slowly.", _PLACES, "--no-library")] = False,
     library_path: Annotated[
         str | None, _option("Where the op library lies on Triton's machine [a copy in REPOSITORY].", _PLACES)
     ] = None,
@@ -80,7 +70,7 @@ def triton(
         str | None, _option("Where REPOSITORY lies on Triton's machine or in its container [as here].", _PLACES)
     ] = None,
     verbose: Verbose = False,
-) -> None:  # fmt: skip
+) -> None:
     """Put MODEL.onnx into a Triton model repository, with the op library and a README."""
     shapes = shapes_of_file(input_shape, model)
     parameters, cuda = _pairs("--parameter", parameter), _pairs("--cuda-option", cuda_option)
@@ -89,20 +79,21 @@ def triton(
         from opau_onnx.deploy.options import Options, queue_policy
         from opau_onnx.deploy.triton import deploy_triton
 
-        given = {} if max_batch_delay_us is None else {"max_batch_delay_us": max_batch_delay_us}
+        delay_us = Options.max_batch_delay_us if max_batch_delay_us is None else max_batch_delay_us
         queue = queue_policy(max_queue, timeout_us=queue_timeout_us, delay=queue_delay, override=queue_timeout_override)
         options = Options(
-            name=name, device=device, max_batch_size=max_batch_size, preferred=tuple(preferred_batch_size or ()), queue=queue,
-            batch_check=not no_batch_check, instances=instances, gpus=tuple(gpu or ()), threads=threads, parameters=parameters,
-            cuda=cuda, input_shapes=shapes, warmup=not no_warmup, library=not no_library, library_path=library_path,
-            repository_path=repository_path, replace=replace, **given,
+            name=name, device=device, max_batch_size=max_batch_size, max_batch_delay_us=delay_us,
+            preferred=tuple(preferred_batch_size or ()), queue=queue, batch_check=not no_batch_check, instances=instances,
+            gpus=tuple(gpu or ()), threads=threads, parameters=parameters, cuda=cuda, input_shapes=shapes,
+            warmup=not no_warmup, library=not no_library, library_path=library_path, repository_path=repository_path,
+            replace=replace,
         )  # fmt: skip
         return deploy_triton(model, repository, options, progress=step)
 
     _show_triton(_run(work, repository, verbose))
 
 
-@app.command(context_settings=_HELP)
+@app.command(context_settings=HELP)
 def ray(
     models: Annotated[
         list[Path],
@@ -115,9 +106,7 @@ def ray(
     instances: Annotated[
         int | None, _option("Workers of a replica [as many as --num-cpus; one on a GPU].", _RUNNING, min=1)
     ] = None,
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="Record a CUDA graph for each batch size.", rich_help_panel=_RUNNING)
-    ] = False,
+    cuda_graph: Annotated[bool, option("Record a CUDA graph for each batch size.", _RUNNING, "--cuda-graph")] = False,
     replicas: Annotated[int | None, _option("How many [1].", _RUNNING, min=1)] = None,
     autoscale: Annotated[str | None, _option("MIN:MAX replicas, by load.", _RUNNING)] = None,
     target_ongoing_requests: Annotated[
@@ -138,19 +127,19 @@ def ray(
     grpc_port: Annotated[int, _option("[9000]", _PLACES, min=1, max=65535)] = 9000,
     models_path: Annotated[str | None, _option("The folder with the models on Ray's machines [as here].", _PLACES)] = None,
     verbose: Verbose = False,
-) -> None:  # fmt: skip
+) -> None:
     """Write a Ray Serve config file, for `serve deploy` and `serve run`."""
-    given = {
-        "max_batch_size": max_batch_size, "max_batch_delay_us": max_batch_delay_us, "instances": instances,
-        "cuda_graph": cuda_graph or None,
-    }  # fmt: skip
+    serving = ModelOptions(
+        max_batch_size=max_batch_size, max_batch_delay_us=max_batch_delay_us, instances=instances,
+        cuda_graph=cuda_graph or None,
+    )  # fmt: skip
     bounds = _bounds(autoscale)
 
     def work(step: Callable[[str], None]) -> Any:
         from opau_onnx.deploy.ray import Options, deploy_ray
 
         options = Options(
-            device=device, serving={key: value for key, value in given.items() if value is not None}, replicas=replicas,
+            device=device, serving=serving.given(), replicas=replicas,
             autoscale=bounds, target_ongoing_requests=target_ongoing_requests, num_cpus=num_cpus, num_gpus=num_gpus,
             max_ongoing_requests=max_ongoing_requests, max_queued_requests=max_queued_requests, host=host, http_port=http_port,
             grpc_port=grpc_port, models_path=models_path,

@@ -39,7 +39,7 @@ def show(result: ExportResult, *, verbose: bool, validate_only: bool) -> None:
 
 
 def adopted(out: Console, source: Source) -> None:
-    """Which activations were another library's, and what was made of them."""
+    """Print the activations of other libraries and their replacements."""
     for record in source.adopted:
         out.print(f"adopted: {escape(str(record))}", highlight=False)
     for line in source.left:

@@ -2,13 +2,12 @@
 
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import console, fail, failing, steps, table, write_report
+from opau_onnx.cli.common import HELP, command_app, console, fail, failing, steps, table, write_report
 from opau_onnx.cli.options import (
     AllowPickle,
     Factory,
@@ -22,15 +21,13 @@ from opau_onnx.cli.options import (
     input_shapes,
 )
 
-_STYLE: Any = "rich" if sys.stdout.isatty() else None
-app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
+app = command_app()
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(context_settings=HELP)
 def inspect(
     model: Annotated[
-        Path,
-        typer.Argument(help="Checkpoint, state_dict (.pt, .pth, .safetensors), .pt2 or .onnx file.", show_default=False),
+        Path, typer.Argument(help="Checkpoint, state_dict (.pt, .pth, .safetensors), .pt2 or .onnx file.", show_default=False)
     ],
     report: Report = None,
     factory: Factory = None,
@@ -40,7 +37,7 @@ def inspect(
     strip_prefix: StripPrefix = None,
     verbose: Verbose = False,
     version: Version = False,
-) -> None:  # fmt: skip
+) -> None:
     """List the activations of MODEL: basis, denominator, degrees, groups, ranges of coefficients, and what would run them here.
 
     The model is not run. Exit codes: 0 done, also where there is no activation; 2 usage error, or MODEL cannot be read.

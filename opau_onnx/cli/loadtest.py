@@ -1,85 +1,80 @@
-"""``opau-loadtest``: drive a server of the Open Inference Protocol, and check every answer."""
+"""``opau-loadtest``: drive a server of the Open Inference Protocol, and check every response."""
 
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, fail, failing, steps, write_report
-from opau_onnx.cli.options import InputShape, Report, Verbose, Version, input_shapes
-from opau_onnx.loadtest.settings import ARRIVALS, LoadTestError, Settings
+from opau_onnx.cli.common import DIFFERENT, EQUAL, HELP, check_output, command_app, fail, failing, steps, write_report
+from opau_onnx.cli.options import InputShape, Report, Verbose, Version, input_shapes, option
+from opau_onnx.loadtest.config import ARRIVALS, LoadTestConfig, LoadTestError
 
-_STYLE: Any = "rich" if sys.stdout.isatty() else None
-app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
-_LOAD, _WHAT, _JUDGING, _REACHING = "The load", "What is sent", "What is right", "Reaching the server"
-
-
-def _option(help_text: str, panel: str | None = None, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+app = command_app()
+_LOAD, _INPUTS, _CHECKS, _SERVER = "Load", "Inputs", "Response checks", "Connection"
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(context_settings=HELP)
 def loadtest(
     url: Annotated[str, typer.Argument(help="http://HOST:PORT, https://, grpc://HOST:PORT or grpcs://.", show_default=False)],
-    model: Annotated[str | None, _option("Its name on the server. Default: the only one.")] = None,
+    model: Annotated[str | None, option("Its name on the server. Default: the only one.")] = None,
     clients: Annotated[
-        int | None, _option("Closed loop: so many clients [16]. With --rate: requests at once at most [256].", _LOAD, min=1)
+        int | None, option("Closed loop: number of clients [16]. With --rate: most requests in flight [256].", _LOAD, min=1)
     ] = None,
-    rate: Annotated[float | None, _option("Open loop: arrivals of requests a second, whatever the server does.", _LOAD)] = None,
-    arrivals: Annotated[str, _option("With --rate: poisson or uniform.", _LOAD)] = "poisson",
-    requests: Annotated[int | None, _option("Measured requests.", _LOAD, min=1)] = None,
+    rate: Annotated[float | None, option("Open loop: requests per second, independent of the server.", _LOAD)] = None,
+    arrivals: Annotated[str, option("With --rate: poisson or uniform.", _LOAD)] = "poisson",
+    requests: Annotated[int | None, option("Measured requests.", _LOAD, min=1)] = None,
     seconds: Annotated[
-        float | None, _option("Measured time; with --requests what ends first. Default: 10 where neither is given.", _LOAD)
+        float | None, option("Measured time, or --requests, whichever ends first. Default: 10 where neither is given.", _LOAD)
     ] = None,
-    warmup: Annotated[float, _option("Seconds before it, checked but not measured.", _LOAD, min=0)] = 1.0,
-    timeout: Annotated[float, _option("Seconds for one request.", _LOAD)] = 30.0,
-    rows: Annotated[str | None, _option("Rows of a request: 1, or 1-8 for a mixture. Default: 1.", _WHAT)] = None,
+    warmup: Annotated[float, option("Seconds before it, checked but not measured.", _LOAD, min=0)] = 1.0,
+    timeout: Annotated[float, option("Seconds for one request.", _LOAD)] = 30.0,
+    rows: Annotated[str | None, option("Rows of a request: 1, or 1-8 for a mixture. Default: 1.", _INPUTS)] = None,
     data: Annotated[
         str | None,
-        _option("Inputs: fashion-mnist, a .npz file, a folder of .npy files. Default: random.", _WHAT, metavar="SAMPLES"),
+        option("Inputs: fashion-mnist, a .npz file, a folder of .npy files. Default: random.", _INPUTS, metavar="SAMPLES"),
     ] = None,
     input_shape: InputShape = None,
     pool: Annotated[
-        int | None, _option("Distinct requests. Default: 64 or --clients, fewer of large ones.", _WHAT, min=1)
+        int | None, option("Distinct requests. Default: 64 or --clients, fewer of large ones.", _INPUTS, min=1)
     ] = None,
-    seed: Annotated[int, _option("Of inputs and arrivals.", _WHAT, min=0)] = 0,
+    seed: Annotated[int, option("Of inputs and arrivals.", _INPUTS, min=0)] = 0,
     expect: Annotated[
         Path | None,
-        _option(
-            "Run here once for each distinct request. Default: the server's own answers to single requests before the load.",
-            _JUDGING, metavar="MODEL.onnx",
+        option(
+            "File whose outputs are expected. Default: the server's own responses to single requests before the load.",
+            _CHECKS,
+            metavar="MODEL.onnx",
         ),
     ] = None,
     rtol: Annotated[
-        float | None, _option("Relative tolerance. Default of both: half of the dtype's digits.", _JUDGING, min=0.0)
+        float | None, option("Relative tolerance. Default of both: measured for each element.", _CHECKS, min=0.0)
     ] = None,
-    atol: Annotated[float | None, _option("Absolute tolerance.", _JUDGING, min=0.0)] = None,
-    model_version: Annotated[str | None, _option("Default: the server's choice.", _REACHING)] = None,
-    wait: Annotated[float, _option("Seconds to wait for the server and the model.", _REACHING, min=0)] = 0.0,
+    atol: Annotated[float | None, option("Absolute tolerance.", _CHECKS, min=0.0)] = None,
+    model_version: Annotated[str | None, option("Default: the server's choice.", _SERVER)] = None,
+    wait: Annotated[float, option("Seconds to wait for the server and the model.", _SERVER, min=0)] = 0.0,
     ca: Annotated[
         Path | None,
-        _option("PEM file of the authority behind the server's certificate. Default: the system's.", _REACHING, metavar="FILE"),
+        option("PEM file of the authority behind the server's certificate. Default: the system's.", _SERVER, metavar="FILE"),
     ] = None,
-    token_file: Annotated[Path | None, _option("Its first line is the bearer token.", _REACHING, metavar="FILE")] = None,
-    token_env: Annotated[str | None, _option("The environment variable with the token.", _REACHING, metavar="NAME")] = None,
+    token_file: Annotated[Path | None, option("Its first line is the bearer token.", _SERVER, metavar="FILE")] = None,
+    token_env: Annotated[str | None, option("The environment variable with the token.", _SERVER, metavar="NAME")] = None,
     report: Report = None,
     verbose: Verbose = False,
     version: Version = False,
-) -> None:  # fmt: skip
-    """Drive any server of the Open Inference Protocol (KServe V2) and check every answer.
+) -> None:
+    """Drive any server of the Open Inference Protocol (KServe V2) and check every response.
 
-    Ctrl-C ends the load and shows what was measured so far. Exit codes: 0 all answers were right; 1 wrong, lost or refused
-    ones, or errors; 2 usage error, or the server or the model cannot be reached.
+    Ctrl-C ends the load and shows what was measured so far. Exit codes: 0 all responses were correct; 1 incorrect, missing or
+    rejected ones, or errors; 2 usage error, or the server or the model cannot be reached.
     """
     if arrivals not in ARRIVALS:
         fail(f"--arrivals is {arrivals!r}; expected one of {', '.join(ARRIVALS)}")
-    _check_output(report)
+    check_output("--report", report)
     try:
-        settings = Settings(
+        settings = LoadTestConfig(
             clients=clients, rate=rate, arrivals=arrivals, requests=requests, seconds=seconds,  # type: ignore[arg-type]
             warmup_s=warmup, timeout_s=timeout, rows=_rows(rows), pool=pool, input_shapes=input_shapes(input_shape),
             data=data, expect=expect, rtol=rtol, atol=atol, seed=seed, model_version=model_version, ca=ca,
@@ -96,7 +91,7 @@ def loadtest(
     raise typer.Exit(EQUAL if result.ok else DIFFERENT)
 
 
-def _run(url: str, model: str | None, settings: Settings, *, verbose: bool) -> Any:
+def _run(url: str, model: str | None, settings: LoadTestConfig, *, verbose: bool) -> Any:
     with steps(verbose=verbose) as step, failing(url, verbose=verbose, nothing="measured", extra="serve"):
         step("loading")
         from opau_onnx.loadtest import run
@@ -127,16 +122,6 @@ def _token(file: Path | None, variable: str | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         fail(f"--token-file {file} cannot be read: {getattr(error, 'strerror', None) or error}")
     return (lines[0].strip() if lines else "") or fail(f"--token-file {file} is empty; expected the token in its first line")
-
-
-def _check_output(path: Path | None) -> None:
-    """Refuse before the load what could not be written after it."""
-    if path is None:
-        return
-    if path.is_dir():
-        fail(f"--report is {str(path)!r}, which is a folder; expected a file's name")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        fail(f"--report is {str(path)!r}, but the folder {str(path.parent)!r} does not exist or cannot be written")
 
 
 def main() -> None:

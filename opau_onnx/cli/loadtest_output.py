@@ -8,28 +8,28 @@ from rich.console import Console
 from rich.markup import escape
 
 from opau_onnx.cli.common import console, table
-from opau_onnx.loadtest.recorder import KINDS, RIGHT
+from opau_onnx.loadtest.recorder import CORRECT, OUTCOMES
 from opau_onnx.loadtest.result import LoadResult
 
 
 def show(result: LoadResult) -> None:
-    """Print what was loaded, how it fared, and every kind of fault with its reasons."""
+    """Print the load, its figures, and each outcome that is an error with its reasons."""
     out = console()
-    for line in (_who(result), _how(result), _what(result)):
+    for line in (_server(result), _load(result), _reference(result)):
         out.print(escape(line), highlight=False, soft_wrap=True)
     _figures(out, result)
     _latencies(out, result)
-    _faults(out, result)
-    if result.lookalikes:
-        text = f"{result.lookalikes} of {result.pool} prepared requests have answers within the tolerance of another one's:"
-        out.print(f"[bold yellow]warning:[/] {text} mixing those up would not be seen", highlight=False, soft_wrap=True)
+    _errors(out, result)
+    if result.indistinguishable:
+        text = f"{result.indistinguishable} of {result.pool} expected responses are within the tolerance of another request's:"
+        out.print(f"[bold yellow]warning:[/] {text} swapping those is not detected", highlight=False, soft_wrap=True)
     if result.stopped:
-        text = f"{result.stopped}; {result.unfinished:,} requests were under way and count nowhere"
+        text = f"{result.stopped}; {result.unfinished:,} requests in flight are not counted"
         out.print(f"[bold yellow]stopped:[/] {escape(text)}", highlight=False, soft_wrap=True)
-    out.print("all answers were right" if result.ok else "[bold red]NOT all answers were right[/]", highlight=False)
+    out.print("all responses were correct" if result.ok else "[bold red]NOT all responses were correct[/]", highlight=False)
 
 
-def _who(result: LoadResult) -> str:
+def _server(result: LoadResult) -> str:
     server = " ".join(str(result.server.get(key, "")) for key in ("name", "version")).strip()
     versions = ", ".join(map(str, result.model.get("versions", ()) or ()))
     said = result.model.get("parameters")
@@ -40,7 +40,7 @@ def _who(result: LoadResult) -> str:
     )
 
 
-def _how(result: LoadResult) -> str:
+def _load(result: LoadResult) -> str:
     settings = result.settings
     if settings.rate is None:
         loop = f"closed loop, {settings.connections} clients"
@@ -50,13 +50,13 @@ def _how(result: LoadResult) -> str:
     return f"{loop}; {times}; {result.pool} distinct requests: {result.inputs}"
 
 
-def _what(result: LoadResult) -> str:
+def _reference(result: LoadResult) -> str:
     return f"expected: {result.expected}; tolerance: {result.tolerance}"
 
 
 def _figures(out: Console, result: LoadResult) -> None:
-    rows = table(out, "requests", "right", "requests/s", "rows/s", "sent", "received")
-    counts = f"{result.requests:,}", f"{result.counts.get(RIGHT, 0):,}"
+    rows = table(out, "requests", "correct", "requests/s", "rows/s", "sent", "received")
+    counts = f"{result.requests:,}", f"{result.counts.get(CORRECT, 0):,}"
     rates = f"{result.requests_per_s:,.1f}", f"{result.rows_per_s:,.1f}"
     rows.add_row(*counts, *rates, _bytes(result.bytes_sent), _bytes(result.bytes_received))
     out.print()
@@ -66,7 +66,7 @@ def _figures(out: Console, result: LoadResult) -> None:
 def _latencies(out: Console, result: LoadResult) -> None:
     rows = table(out, "milliseconds", *result.latency_ms)
     since = "sent" if result.send_delay_ms is None else "due"
-    rows.add_row(f"answered, since {since}", *(_number(value) for value in result.latency_ms.values()))
+    rows.add_row(f"response, since {since}", *(_number(value) for value in result.latency_ms.values()))
     if result.send_delay_ms is not None:
         rows.add_row("sent, since due", *(_number(value) for value in result.send_delay_ms.values()))
     out.print()
@@ -74,13 +74,13 @@ def _latencies(out: Console, result: LoadResult) -> None:
     out.print()
 
 
-def _faults(out: Console, result: LoadResult) -> None:
-    for kind, reasons in result.faults.items():
-        measured = result.counts.get(kind, 0)
-        warming = result.warmup_counts.get(kind, 0)
+def _errors(out: Console, result: LoadResult) -> None:
+    for outcome, reasons in result.errors.items():
+        measured = result.counts.get(outcome, 0)
+        warming = result.warmup_counts.get(outcome, 0)
         count = f"{measured:,}" + (f" (and {warming:,} in the warm-up)" if warming else "")
-        meaning = f" ({KINDS[kind]})" if kind in KINDS else ""
-        out.print(f"[bold red]{escape(kind)}:[/] {count}{meaning}", highlight=False, soft_wrap=True)
+        meaning = f" ({OUTCOMES[outcome]})" if outcome in OUTCOMES else ""
+        out.print(f"[bold red]{escape(outcome)}:[/] {count}{meaning}", highlight=False, soft_wrap=True)
         for reason, times in reasons.items():
             out.print(f"  {times:,} × {escape(reason or 'without a reason')}", highlight=False, soft_wrap=True)
 

@@ -12,7 +12,12 @@ import typer
 from opau_onnx.cli.common import console, fail, sizes
 
 Shape = tuple[int, ...]
-READING = "Reading the model"
+READING, VALIDATION = "Reading the model", "Validation"
+
+
+def option(help_text: str, panel: str | None = None, *names: str, **more: Any) -> Any:
+    """An option with its help text and panel; ``more`` as typer.Option takes it."""
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
 
 
 def _show_version(context: typer.Context, wanted: bool) -> None:
@@ -23,40 +28,38 @@ def _show_version(context: typer.Context, wanted: bool) -> None:
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps, and all that was found.")]
-Report = Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the report as JSON.", show_default=False)]
+Version = Annotated[bool, option("Show the version and exit.", None, "--version", is_eager=True, callback=_show_version)]
+Verbose = Annotated[bool, option("Show the steps, and all that was found.", None, "--verbose", "-v")]
+Report = Annotated[Path | None, option("Write the report as JSON.", metavar="FILE.json", show_default=False)]
 Factory = Annotated[
     str | None,
-    typer.Option("--model", help="package.module:factory that builds what a state_dict fits.", rich_help_panel=READING),
+    option("package.module:factory of the model that a state_dict fits.", READING, "--model"),
 ]
-AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Trust MODEL and run the code in it.", rich_help_panel=READING)
-]
+AllowPickle = Annotated[bool, option("Trust MODEL and run the code in it.", READING, "--allow-pickle")]
 Key = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "One of several state_dicts in the file; default: the first that fits (printed as a note).",
+        READING,
         metavar="NAME[.NAME]",
-        help="Which of several state_dicts in the file; default: the first that fits, which is told.",
-        rich_help_panel=READING,
         show_default=False,
     ),
 ]
 StripPrefix = Annotated[
     str | None,
-    typer.Option(
+    option(
+        'Take the weights whose names begin so, without it, e.g. "student."; default: a prefix that makes them fit.',
+        READING,
         metavar="PREFIX",
-        help='Take the weights whose names begin so, without it, e.g. "student."; default: a prefix that makes them fit.',
-        rich_help_panel=READING,
         show_default=False,
     ),
 ]
 InputShape = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="[NAME:][DTYPE:]SIZES",
-        help="Shape of an input whose sizes the model leaves open, e.g. 1,3,224,224 or images:1,3,224,224 or ids:int64:1,128; "
+    option(
+        "Shape of an input whose sizes the model leaves open, e.g. 1,3,224,224 or images:1,3,224,224 or ids:int64:1,128; "
         "once for each, all with names or all in order.",
+        metavar="[NAME:][DTYPE:]SIZES",
         show_default=False,
     ),
 ]
@@ -64,13 +67,17 @@ InputShape = Annotated[
 
 Inputs = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "Example inputs for a state_dict: arrays by the names of the model's arguments, or arr_0, arr_1, .. in order.",
+        READING,
         metavar="FILE.npz",
-        help="Example inputs for a state_dict: arrays by the names of the model's arguments, or arr_0, arr_1, .. in order.",
-        rich_help_panel=READING,
         show_default=False,
     ),
 ]
+Atol = Annotated[float | None, option("Absolute tolerance instead of the measured one.", VALIDATION, min=0.0)]
+Rtol = Annotated[float | None, option("Relative tolerance instead of the measured one.", VALIDATION, min=0.0)]
+RandomRows = Annotated[int, option("Rows of the largest random batch.", VALIDATION, "--samples", min=1)]
+Seed = Annotated[int, option("Seed of the random inputs.", VALIDATION)]
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 """Of inputs, as --input-shape names them."""
 
@@ -83,7 +90,7 @@ class TypedShape(tuple[int, ...]):
 
 @dataclass(frozen=True)
 class Reading:
-    """How a PyTorch file is read: the arguments of :func:`opau_onnx.load`."""
+    """Arguments of :func:`opau_onnx.load` for a PyTorch file."""
 
     factory: str | None = None
     input_shapes: Mapping[str, Shape] | Sequence[Shape] | None = None
@@ -98,7 +105,10 @@ class Reading:
         from opau_onnx.io.source import load
 
         with quiet():
-            source = load(model, **vars(self))
+            source = load(
+                model, factory=self.factory, input_shapes=self.input_shapes, allow_pickle=self.allow_pickle, key=self.key,
+                strip_prefix=self.strip_prefix, inputs=self.inputs,
+            )  # fmt: skip
         for note in source.notes:
             console(stderr=True).print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
         return source

@@ -2,13 +2,12 @@
 
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from opau_onnx.cli.common import console, fail, failing, steps
+from opau_onnx.cli.common import HELP, command_app, console, fail, failing, steps
 from opau_onnx.cli.options import (
     AllowPickle,
     Factory,
@@ -20,35 +19,30 @@ from opau_onnx.cli.options import (
     Verbose,
     Version,
     input_shapes,
+    option,
 )
 
-_STYLE: Any = "rich" if sys.stdout.isatty() else None
-app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
-_READING = "Reading the model"
+app = command_app()
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(context_settings=HELP)
 def plot(
     model: Annotated[
-        Path,
-        typer.Argument(help="Checkpoint, state_dict (.pt, .pth, .safetensors), .pt2 or .onnx file.", show_default=False),
+        Path, typer.Argument(help="Checkpoint, state_dict (.pt, .pth, .safetensors), .pt2 or .onnx file.", show_default=False)
     ],
     output: Annotated[
-        Path | None,
-        typer.Argument(metavar="OUTPUT.png|.svg", help="Default: MODEL.activations.png here.", show_default=False),
+        Path | None, typer.Argument(metavar="OUTPUT.png|.svg", help="Default: MODEL.activations.png here.", show_default=False)
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            help="Real inputs: fashion-mnist, a .npz file, a folder of .npy files. Default: the example input, where MODEL "
+        option(
+            "Real inputs: fashion-mnist, a .npz file, a folder of .npy files. Default: the example input, where MODEL "
             "holds one.",
             metavar="SAMPLES",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Samples that are taken, the first ones.", min=1)] = 1000,
-    layers: Annotated[
-        str | None, typer.Option(help="Only activations of this name; shell patterns allowed.", metavar="PATTERN")
-    ] = None,
+    samples: Annotated[int, option("Samples that are taken, the first ones.", min=1)] = 1000,
+    layers: Annotated[str | None, option("Only activations of this name; shell patterns allowed.", metavar="PATTERN")] = None,
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
@@ -57,7 +51,7 @@ def plot(
     inputs: Inputs = None,
     verbose: Verbose = False,
     version: Version = False,
-) -> None:  # fmt: skip
+) -> None:
     """Draw the learned activations of MODEL: curve, derivative, start, and the inputs that they really get.
 
     Exit codes: 0 drawn; 2 usage error, or nothing to draw.

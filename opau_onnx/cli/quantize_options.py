@@ -1,12 +1,11 @@
-"""The options of ``opau-collapse --form lut``: how to quantize, and what may change."""
+"""Options of ``opau-collapse --form lut``: quantization and class agreement."""
 
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
-from typing import Annotated, Any
-
-import typer
+from typing import Annotated
 
 from opau_onnx.cli.common import fail
+from opau_onnx.cli.options import option
 from opau_onnx.config import QuantizationConfig, ValidationConfig
 from opau_onnx.errors import CollapseError
 
@@ -14,37 +13,40 @@ _PANEL = "Quantization (--form lut)"
 
 Quantize = Annotated[
     bool,
-    typer.Option("--quantize", help="Quantize INPUT first, calibrated with --data (training images).", rich_help_panel=_PANEL),
+    option("Quantize INPUT first, calibrated with --data (training images).", _PANEL, "--quantize"),
 ]
 Activations = Annotated[
     str | None,
-    typer.Option(help="uint8, int8; uint16, int16 (opset 21). Default: uint8.", show_default=False, rich_help_panel=_PANEL),
+    option("uint8, int8; uint16, int16 (opset 21). Default: uint8.", _PANEL, show_default=False),
 ]
-Weights = Annotated[
-    str | None, typer.Option(help="int8, int16 (opset 21). Default: int8.", show_default=False, rich_help_panel=_PANEL)
-]
-Calibration = Annotated[
-    str | None, typer.Option(help="minmax, entropy, percentile. Default: minmax.", show_default=False, rich_help_panel=_PANEL)
-]
-ReduceRange = Annotated[
-    bool, typer.Option("--reduce-range", help="Weights of 7 bits, for x86 without VNNI.", rich_help_panel=_PANEL)
-]
+Weights = Annotated[str | None, option("int8, int16 (opset 21). Default: int8.", _PANEL, show_default=False)]
+Calibration = Annotated[str | None, option("minmax, entropy, percentile. Default: minmax.", _PANEL, show_default=False)]
+ReduceRange = Annotated[bool, option("Weights of 7 bits, for x86 without VNNI.", _PANEL, "--reduce-range")]
 MinAgreement = Annotated[
     float | None,
-    typer.Option(
-        help="Share of samples that must keep the float model's class. Default: 0.99.", min=0.0, max=1.0, show_default=False,
-        rich_help_panel=_PANEL,
+    option(
+        "Share of samples that must keep the float model's class. Default: 0.99.", _PANEL, min=0.0, max=1.0, show_default=False
     ),
-]  # fmt: skip
+]
 
 
-def settings(*, quantize: bool, **given: Any) -> QuantizationConfig | None:
-    """How to quantize; None without --quantize."""
-    chosen = {name: value for name, value in given.items() if value}
-    if not quantize and chosen:
-        fail(f"--{next(iter(chosen)).replace('_', '-')} says how to quantize; it needs --quantize")
+def quantization(
+    *, quantize: bool, activations: str | None, weights: str | None, calibration: str | None, reduce_range: bool
+) -> QuantizationConfig | None:
+    """The quantization; None without --quantize."""
+    given = {
+        "--activations": activations, "--weights": weights, "--calibration": calibration, "--reduce-range": reduce_range,
+    }  # fmt: skip
+    if not quantize:
+        for name, value in given.items():
+            if value:
+                fail(f"{name} needs --quantize")
+        return None
+    default = QuantizationConfig()
     try:
-        return QuantizationConfig(**chosen) if quantize else None
+        return QuantizationConfig(
+            activations or default.activations, weights or default.weights, calibration or default.calibration, reduce_range
+        )
     except CollapseError as error:
         fail(str(error))
 

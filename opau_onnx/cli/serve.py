@@ -9,20 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import EQUAL, fail
-from opau_onnx.cli.options import InputShape, Version, input_shapes, shapes_of_file
+from opau_onnx.cli.common import EQUAL, HELP, command_app, fail
+from opau_onnx.cli.options import InputShape, Version, input_shapes, option, shapes_of_file
+from opau_onnx.cli.serve_options import ModelOptions, ServerOptions
 
-_STYLE: Any = "rich" if sys.stdout.isatty() else None
-app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
+app = command_app()
 _BATCHING, _LIMITS, _ENDPOINTS = "Batching", "Limits", "Endpoints and security"
 _OBSERVED, _RAY = "Observability", "Scaling with Ray Serve"
 
 
 def _option(help_text: str, panel: str | None = None, **more: Any) -> Any:
-    return typer.Option(help=help_text, rich_help_panel=panel, show_default=False, **more)
+    return option(help_text, panel, show_default=False, **more)
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(context_settings=HELP)
 def serve(
     models: Annotated[
         list[Path] | None, typer.Argument(metavar="MODEL...", help=".onnx files; each is served under its name without .onnx.")
@@ -36,7 +36,7 @@ def serve(
     ] = None,
     instances: Annotated[int | None, _option("Workers [one a core on the CPU, one on a GPU].", _BATCHING)] = None,
     threads: Annotated[int | None, _option("onnxruntime's threads within a run on the CPU [1].", _BATCHING)] = None,
-    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Record a CUDA graph for each batch size.")] = False,
+    cuda_graph: Annotated[bool, option("Record a CUDA graph for each batch size.", None, "--cuda-graph")] = False,
     input_shape: InputShape = None,
     host: Annotated[str | None, _option("Address [127.0.0.1: this machine only].", _ENDPOINTS)] = None,
     http_port: Annotated[int | None, _option("[8000]; 0: any free one, -1: no HTTP.", _ENDPOINTS)] = None,
@@ -51,35 +51,33 @@ def serve(
     admin_token_file: Annotated[
         Path | None, _option("Likewise for loading and unloading models, which it allows [--token-file].", _ENDPOINTS)
     ] = None,
-    model_control: Annotated[
-        bool, typer.Option("--model-control", help="Clients may load and unload models.", rich_help_panel=_ENDPOINTS)
-    ] = False,
+    model_control: Annotated[bool, option("Clients may load and unload models.", _ENDPOINTS, "--model-control")] = False,
     max_queue: Annotated[int | None, _option("Requests that may wait for a model; more are refused [1024].", _LIMITS)] = None,
     max_request_bytes: Annotated[int | None, _option("Of a request [64 MiB].", _LIMITS)] = None,
     max_json_bytes: Annotated[int | None, _option("Of a request's JSON [2 MiB]; larger tensors: binary.", _LIMITS)] = None,
     max_connections: Annotated[int | None, _option("Of each protocol at the same time [4096].", _LIMITS)] = None,
-    request_timeout_s: Annotated[float | None, _option("Seconds until an answer is an error [30].", _LIMITS)] = None,
+    request_timeout_s: Annotated[float | None, _option("Deadline of a request in seconds [30].", _LIMITS)] = None,
     drain_timeout_s: Annotated[float | None, _option("Seconds for accepted requests after SIGTERM [30].", _LIMITS)] = None,
     log_format: Annotated[str | None, _option("text or json [text].", _OBSERVED)] = None,
     log_level: Annotated[str | None, _option("debug, info, warning or error [info].", _OBSERVED)] = None,
     otlp_endpoint: Annotated[
         str | None, _option("Where OpenTelemetry traces go, e.g. http://127.0.0.1:4318.", _OBSERVED)
     ] = None,
-    engine: Annotated[str, typer.Option(help="local: this process; ray: a Ray Serve cluster.", rich_help_panel=_RAY)] = "local",
+    engine: Annotated[str, option("local: this process; ray: a Ray Serve cluster.", _RAY)] = "local",
     replicas: Annotated[int | None, _option("Copies of the server, with --engine ray [1].", _RAY, min=1)] = None,
     version: Version = False,
 ) -> None:
     """Serve ONNX files by the Open Inference Protocol (KServe V2), over HTTP and gRPC.
 
-    Once every model has run every batch size it prints what runs it and answers /v2/health/ready. SIGTERM: what was accepted is
-    answered, then it ends. Exit codes: 0 ended by a signal, 2 usage, a model that cannot be loaded, or a port that is taken.
+    /v2/health/ready succeeds after every model has run every batch size. SIGTERM: accepted requests are completed, then the
+    server ends. Exit codes: 0 ended by a signal, 2 usage, a model that cannot be loaded, or a port that is taken.
     """
-    model_flags = _given(
+    model_options = ModelOptions(
         device=device, library=library, max_batch_size=max_batch_size, max_batch_delay_us=max_batch_delay_us,
         instances=instances, threads=threads, cuda_graph=cuda_graph or None, max_queue=max_queue,
         input_shapes=_shapes(input_shape, models or []) or None,
     )  # fmt: skip
-    server_flags = _given(
+    server_options = ServerOptions(
         host=host, http_port=http_port, grpc_port=grpc_port, tls_cert=tls_cert, tls_key=tls_key, tls_client_ca=tls_client_ca,
         token_file=token_file, metrics_token_file=metrics_token_file, admin_token_file=admin_token_file,
         model_control=model_control or None, max_request_bytes=max_request_bytes, max_json_bytes=max_json_bytes,
@@ -90,18 +88,18 @@ def serve(
         fail(f"--engine is {engine!r}; expected local or ray")
     if replicas is not None and engine != "ray":
         fail("--replicas needs --engine ray; on one machine, --instances sets the number of workers")
-    _serve(models or [], config, server_flags, model_flags, engine, replicas)
+    _serve(models or [], config, server_options, model_options, engine, replicas)
 
 
 def _serve(
-    paths: list[Path], file: Path | None, server: dict[str, Any], models: dict[str, Any], engine: str, replicas: int | None
+    paths: list[Path], file: Path | None, server: ServerOptions, models: ModelOptions, engine: str, replicas: int | None
 ) -> None:
     from opau_onnx.errors import OpauError
 
     try:
         from opau_onnx.serve.config import settings
 
-        found = settings(paths, file, server=server, models=models)
+        found = settings(paths, file, server=server.given(), models=models.given())
         if not found.models:
             fail("no model to serve; name an .onnx file, or a configuration file with [models.NAME] tables")
         if engine == "ray":
@@ -118,10 +116,6 @@ def _serve(
         fail(str(error))
     except ModuleNotFoundError as error:
         fail(f"{error}; install the server's packages: pip install 'opau-onnx[{'ray' if engine == 'ray' else 'serve'}]'")
-
-
-def _given(**flags: Any) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in flags.items() if value is not None}
 
 
 def _shapes(texts: list[str] | None, models: list[Path]) -> dict[str, tuple[int, ...]]:

@@ -1,37 +1,41 @@
-"""``opau-verify``: is it the same model? PyTorch, or an ONNX file, against ONNX files in every runtime at hand."""
+"""``opau-verify``: PyTorch, or an ONNX file, against ONNX files of the same model, in every available runtime."""
 
 # No heavy imports and no `from __future__ import annotations` here: see opau_onnx/cli/export.py.
 
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from opau_onnx.cli.common import DIFFERENT, EQUAL, USAGE, fail, failing, steps
+from opau_onnx.cli.common import DIFFERENT, EQUAL, HELP, USAGE, command_app, fail, failing, steps
 from opau_onnx.cli.options import (
+    VALIDATION,
     AllowPickle,
+    Atol,
     Factory,
     Inputs,
     InputShape,
     Key,
+    RandomRows,
     Reading,
     Report,
+    Rtol,
+    Seed,
     StripPrefix,
     Verbose,
     Version,
     input_shapes,
+    option,
 )
 from opau_onnx.compare.names import RUNTIMES, TORCH
 from opau_onnx.config import VerifyConfig
 
-_STYLE: Any = "rich" if sys.stdout.isatty() else None
-app = typer.Typer(add_completion=False, rich_markup_mode=_STYLE, pretty_exceptions_enable=False)
-_READING, _WHAT, _JUDGING = "Reading the model", "What is compared", "Judging"
+app = command_app()
+_DATA = "Data and runtimes"
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(context_settings=HELP)
 def verify(
     model: Annotated[
         Path,
@@ -41,68 +45,55 @@ def verify(
             show_default=False,
         ),
     ],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE.onnx...", help="What was made of it.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.onnx...", help="Files made from it.", show_default=False)],
     data: Annotated[
         str | None,
-        typer.Option(
-            help="Samples, with labels where known: fashion-mnist, a .npz file, a folder. Default: the example input and "
+        option(
+            "Samples, with labels where known: fashion-mnist, a .npz file, a folder. Default: the example input and "
             "random ones.",
-            rich_help_panel=_WHAT,
+            _DATA,
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="The first samples only.", min=1, rich_help_panel=_WHAT)] = None,
-    batch: Annotated[int, typer.Option(help="Samples in one run.", min=1, rich_help_panel=_WHAT)] = 256,
+    limit: Annotated[int | None, option("The first samples only.", _DATA, min=1)] = None,
+    batch: Annotated[int, option("Samples in one run.", _DATA, min=1)] = 256,
     runtimes: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Comma-separated; each must run. Default: those of {','.join(RUNTIMES)} that can.", rich_help_panel=_WHAT
-        ),
+        str | None, option(f"Comma-separated; each must run. Default: those of {','.join(RUNTIMES)} that can.", _DATA)
     ] = None,
-    layerwise: Annotated[
-        bool,
-        typer.Option("--layerwise", help="Look at what each activation takes and gives.", rich_help_panel=_WHAT),
-    ] = False,
+    layerwise: Annotated[bool, option("Compare inputs and outputs of each activation.", _DATA, "--layerwise")] = False,
     reference_seconds: Annotated[
-        float,
-        typer.Option(
-            help="After so long the slow ReferenceEvaluator begins no further batch.", min=0.0, rich_help_panel=_WHAT
-        ),
+        float, option("After so long the slow ReferenceEvaluator begins no further batch.", _DATA, min=0.0)
     ] = 100.0,
-    atol: Annotated[
-        float | None, typer.Option(help="Absolute tolerance instead of the measured one.", min=0.0, rich_help_panel=_JUDGING)
-    ] = None,
-    rtol: Annotated[
-        float | None, typer.Option(help="Relative tolerance instead of the measured one.", min=0.0, rich_help_panel=_JUDGING)
-    ] = None,
+    atol: Atol = None,
+    rtol: Rtol = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(
-            help="Least share of the samples with PyTorch's label. Default: 1 where labels are known.", min=0.0, max=1.0,
-            rich_help_panel=_JUDGING,
+        option(
+            "Least share of the samples with PyTorch's label. Default: 1 where labels are known.", VALIDATION, min=0.0, max=1.0
         ),
     ] = None,
     report: Report = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write the report as a page with figures.")] = None,
+    html: Annotated[Path | None, option("Write the report as a page with figures.", metavar="FILE.html")] = None,
     factory: Factory = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
     key: Key = None,
     strip_prefix: StripPrefix = None,
     inputs: Inputs = None,
-    samples: Annotated[int, typer.Option(help="Rows of the largest random batch.", min=1, rich_help_panel=_WHAT)] = 16,
-    seed: Annotated[int, typer.Option(help="Seed of the random inputs.", rich_help_panel=_WHAT)] = 0,
+    samples: RandomRows = 16,
+    seed: Seed = 0,
     verbose: Verbose = False,
     version: Version = False,
-) -> None:  # fmt: skip
-    """Is it the same model? Compare MODEL with ONNX files of it in every runtime at hand, down to the layer.
+) -> None:
+    """Verify that ONNX files compute the same as MODEL, in every available runtime, down to the layer.
 
     Exit codes: 0 equal; 1 not equal; 2 usage error, or a runtime that was named did not run.
     """
-    settings = VerifyConfig(
-        _runtimes(runtimes), layerwise, atol, rtol, min_agreement, limit, batch, reference_seconds, samples, seed
-    )
+    config = VerifyConfig(
+        runtimes=_runtimes(runtimes), layerwise=layerwise, atol=atol, rtol=rtol, min_agreement=min_agreement, limit=limit,
+        batch=batch, reference_seconds=reference_seconds, samples=samples, seed=seed,
+    )  # fmt: skip
     reading = Reading(factory, input_shapes(input_shape), allow_pickle, key, strip_prefix, inputs)
-    result = _run(model, files, data, reading, settings, report, html, verbose)
+    result = _run(model, files, data, reading, config, report, html, verbose)
     from opau_onnx.cli.verify_output import show
 
     show(result, [path for path in (report, html) if path], verbose=verbose)
@@ -110,7 +101,7 @@ def verify(
 
 
 def _run(
-    model: Path, files: list[Path], data: str | None, reading: Reading, settings: VerifyConfig, report: Path | None,
+    model: Path, files: list[Path], data: str | None, reading: Reading, config: VerifyConfig, report: Path | None,
     html: Path | None, verbose: bool,
 ) -> Any:  # fmt: skip
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
@@ -119,17 +110,17 @@ def _run(
         from opau_onnx.verify.api import verify_model
 
         step(f"reading {model}")
-        source = _onnx(model, reading, settings) if model.suffix == ".onnx" else reading.load(model)
-        return verify_model(source, files, data=data, settings=settings, report=report, html=html, progress=step)
+        source = _onnx(model, reading, config) if model.suffix == ".onnx" else reading.load(model)
+        return verify_model(source, files, data=data, settings=config, report=report, html=html, progress=step)
 
 
-def _onnx(model: Path, reading: Reading, settings: VerifyConfig) -> Any:
+def _onnx(model: Path, reading: Reading, config: VerifyConfig) -> Any:
     from opau_onnx.verify import read_onnx_model
 
     for option, given in (("--model", reading.factory), ("--key", reading.key), ("--strip-prefix", reading.strip_prefix)):
         if given is not None:
             fail(f"{option} says how weights of PyTorch are read, and {model} is an ONNX file; leave it out")
-    return read_onnx_model(model, reading.inputs, reading.input_shapes, settings.seed)
+    return read_onnx_model(model, reading.inputs, reading.input_shapes, config.seed)
 
 
 def _runtimes(text: str | None) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Learned activations -> fixed functions: passes over ONNX graphs, each proven against what it replaces."""
+"""Learned activations -> fixed functions: passes over ONNX graphs, each checked against the activation that it replaces."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def _example(value: ir.Value, given: Sequence[int] | None, generator: torch.Gene
 
 
 def file_runs(runtime: Runtime) -> Callable[[Sequence[torch.Tensor]], bool]:
-    """Whether the original file runs on a batch."""
+    """Test that tells for a batch whether the original file runs on it."""
 
     def runs(batch: Sequence[torch.Tensor]) -> bool:
         try:

@@ -52,7 +52,7 @@ class Mode:
         return None
 
     def outer(self, ops: Any, total: Any) -> Any:
-        """What Q takes of the sum."""
+        """Q's part of the sum."""
         return total
 
     def outer_slope(self, ops: Any, total: Any) -> Any:

@@ -91,7 +91,7 @@ def scaled_basis(ops: Ops, config: Config, x: Any, beyond: Sequence[Any], factor
 
 @dataclass(frozen=True)
 class Lower:
-    """What derivatives need beyond X0.
+    """Scaled values that derivatives need beyond X0.
 
     Attributes:
         rows: of one degree less, U_i = f_i(x) / s**(M - 1) for i < M.

@@ -30,7 +30,7 @@ PRINTED = (-100.0, -10.0, 10.0, 100.0)
 REFINED = 3
 """So many of the best fits on the interval are held back far out."""
 COST, COST_OF_SPAN = 1.5, 0.001
-"""What that may cost: the root mean square of the errors may grow by this factor, and by this share of the target's span."""
+"""Allowed cost of that: the root mean square of the errors may grow by this factor, and by this share of the target's span."""
 ASLEEP, AWAKE = 1e-6, 1e-4
 """Denominator terms below the first size, relative to Q's 1, start at the second: abs() has no slope at 0."""
 _OPS = NumpyOps()
@@ -122,7 +122,7 @@ def _fit(
 
 
 def _worth(config: Config, problem: _Problem, best: _Solution, other: _Solution) -> bool:
-    """Whether another solution costs little on the interval: some targets leave no room for anything else."""
+    """True where another solution costs little on the interval: some targets leave no room for anything else."""
     allowed = COST * _rms(config, problem, best) + COST_OF_SPAN * float(np.ptp(problem.want[:POINTS]))
     return _rms(config, problem, other) <= allowed
 

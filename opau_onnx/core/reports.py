@@ -27,7 +27,7 @@ class Reported:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold: infinities and NaN as strings, paths as text, sequences as lists, records as objects."""
+    """Convert to plain data for JSON: infinities and NaN as strings, paths as text, sequences as lists, records as objects."""
     if hasattr(value, "as_dict"):
         return plain(value.as_dict())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

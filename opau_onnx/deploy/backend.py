@@ -54,7 +54,7 @@ _AS_ACCELERATOR = {
 }
 _REFUSED = {
     "enable_cuda_graph": "a graph replays the shapes and addresses it was recorded with, and the backend runs every batch with "
-    "its own: answers would be wrong. opau-serve --cuda-graph pads batches and keeps addresses",
+    "its own: results would be wrong. opau-serve --cuda-graph pads batches and keeps addresses",
     "device_id": "the backend sets it for each instance; choose devices with --gpus",
     "has_user_compute_stream": "the backend sets it",
     "user_compute_stream": "the backend sets it",

@@ -1,4 +1,4 @@
-"""``export_model``: from a trained model to an ONNX file that is proven equal."""
+"""``export_model``: from a trained model to a verified ONNX file (equal within a rounding bound)."""
 
 from __future__ import annotations
 

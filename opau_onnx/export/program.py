@@ -75,9 +75,9 @@ def _user_inputs(program: torch.export.ExportedProgram) -> set[str]:
 
 
 def guards(program: torch.export.ExportedProgram, axes: Axes) -> list[str]:
-    """What torch.export took for true of the sizes when it followed the model's branches, with the axes' names.
+    """Guards of torch.export: its assumptions about sizes from the model's branches, with the axes' names.
 
-    Of a private attribute, for messages only: where PyTorch has none there are none.
+    From a private attribute, for messages only: where PyTorch has none there are none.
     """
     names = program.graph_signature.user_inputs
     found = []

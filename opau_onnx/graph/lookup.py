@@ -82,7 +82,7 @@ def collapsed_form(model: ir.Model) -> str | None:
 
 
 def collapse_records(model: ir.Model) -> list[dict[str, Any]]:
-    """What opau-collapse recorded of each activation; [] for a file that it did not make."""
+    """Records of opau-collapse for each activation; [] for a file that it did not make."""
     content = _json(model.metadata_props.get(METADATA, ""))
     found = content.get("activations") if isinstance(content, dict) else None
     return [r for r in found if isinstance(r, dict)] if isinstance(found, list) else []

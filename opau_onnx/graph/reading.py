@@ -12,7 +12,7 @@ from opau_onnx.errors import LoadError, SpecError
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds.
+    """Read the bytes of a file.
 
     Raises:
         LoadError: there is no such file, or it cannot be read.

@@ -94,7 +94,7 @@ def _activation(site: ActivationLocation, node: ir.Node | None, record: dict[str
 
 
 def _said(record: dict[str, Any]) -> list[str]:
-    """What opau-collapse recorded of operators that it wrote."""
+    """Description of operators from the record of opau-collapse."""
     try:
         k, l = record["degrees"]
         what = f"{record['basis']}, {record['form']}, degrees ({k}, {l}), {record['groups']} group(s)"
@@ -106,7 +106,7 @@ def _said(record: dict[str, Any]) -> list[str]:
 def _assigned(
     path: Path, found: list[_Named], names: list[str], inner: set[str], renamed: set[str]
 ) -> tuple[str, list[_Named], list[str]]:
-    """What runs each node, as the record of a session says."""
+    """Provider and implementation of each node, from the record of a session."""
     import onnxruntime
 
     said = f"onnxruntime {onnxruntime.__version__} on the CPU"

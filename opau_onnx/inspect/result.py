@@ -62,7 +62,7 @@ class InspectedActivation:
 
 @dataclass(frozen=True)
 class InspectResult:
-    """What a model holds.
+    """Activations of a model.
 
     Attributes:
         name: the file's name without its folder, or the module's class.

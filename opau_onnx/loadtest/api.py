@@ -4,46 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from opau_onnx.loadtest.answers import BadAnswerError, Model, StatusError, Tensor
-from opau_onnx.loadtest.connection import Client, UnreachableError
+from opau_onnx.loadtest.config import LoadTestConfig, Target, target
+from opau_onnx.loadtest.connection import Client
 from opau_onnx.loadtest.describe import describe
-from opau_onnx.loadtest.engine import Engine, Progress
-from opau_onnx.loadtest.expected import local_answers
-from opau_onnx.loadtest.inputs import Pool, make_pool
-from opau_onnx.loadtest.response_checker import Request, expectations, lookalikes
+from opau_onnx.loadtest.expected import FileReference, Reference, ServerReference
+from opau_onnx.loadtest.inputs import RequestPool, make_request_pool
+from opau_onnx.loadtest.load_generator import LoadGenerator, Progress
+from opau_onnx.loadtest.response_checker import PreparedRequest, expectations, indistinguishable
+from opau_onnx.loadtest.responses import ServedModel
 from opau_onnx.loadtest.result import LoadResult, Prepared
-from opau_onnx.loadtest.settings import LoadTestError, Settings, Target, target
-from opau_onnx.loadtest.tolerance import Tolerance
-
-OWN_ANSWERS = "the server's own answers to single requests before the load: what it always gets wrong is not seen"
+from opau_onnx.loadtest.tolerance import GivenTolerance, MeasuredTolerance, Tolerance, can_nudge, measured_tolerance
 
 
 def run(
     url: str,
     model: str | None = None,
-    settings: Settings | None = None,
+    settings: LoadTestConfig | None = None,
     *,
     progress: Progress | None = None,
     interruptible: bool = False,
 ) -> LoadResult:
-    """Load a server of the Open Inference Protocol and check every answer.
+    """Load a server of the Open Inference Protocol and check every response.
 
     Args:
         url: http://, https://, grpc:// or grpcs://, host and port.
         model: its name on the server; None: the only one there is.
-        settings: how; None: 16 clients for 10 seconds.
-        progress: called with what happens now, in words.
-        interruptible: SIGINT ends the load, and the result says so; only in the main thread.
+        settings: of the load; None: 16 clients for 10 seconds.
+        progress: called with a short text before each step and once a second.
+        interruptible: SIGINT ends the load, and :attr:`LoadResult.stopped` is set; only in the main thread.
 
     Raises:
-        LoadTestError: the server does not answer, the model is unknown or not ready, or the settings don't fit it.
+        LoadTestError: the server cannot be reached, the model is unknown or not ready, or the settings don't fit it.
         OpauError: a file that the settings name cannot be used.
     """
-    where = target(url, ca=(settings or Settings()).ca)
+    where = target(url, ca=(settings or LoadTestConfig()).ca)
     return _in_new_loop(where, run_async(url, model, settings, progress=progress, interruptible=interruptible))
 
 
@@ -64,31 +62,31 @@ def _in_new_loop(where: Target, work: Coroutine[Any, Any, LoadResult]) -> LoadRe
 async def run_async(
     url: str,
     model: str | None = None,
-    settings: Settings | None = None,
+    settings: LoadTestConfig | None = None,
     *,
     progress: Progress | None = None,
     interruptible: bool = False,
 ) -> LoadResult:
     """:func:`run` on the running event loop."""
-    settings = settings or Settings()
-    say = progress or (lambda _: None)
+    settings = settings or LoadTestConfig()
+    report = progress or (lambda _: None)
     where = target(url, ca=settings.ca)
     client = _client(where, settings)
     try:
-        say(f"asking {url}")
-        served = await describe(client, url, model, settings.model_version, settings.wait_s)
-        questions = make_pool(served, settings)
-        say("finding out what is right")
-        prepared = await _prepare(client, served, questions, settings)
-        engine = Engine(client, prepared.requests, settings, say)
-        with _interrupting(engine, interruptible):
-            await engine.run()
-        return LoadResult.of(where, served, settings, prepared, engine)
+        report(f"reading the metadata of {url}")
+        model_metadata = await describe(client, url, model, settings.model_version, settings.wait_s)
+        pool = make_request_pool(model_metadata, settings)
+        report("computing the expected responses")
+        prepared = await _prepare(client, model_metadata, pool, settings)
+        generator = LoadGenerator(client, prepared.requests, settings, report)
+        with _interrupting(generator, interruptible):
+            await generator.run()
+        return LoadResult.of(where, model_metadata, settings, prepared, generator)
     finally:
         await client.close()
 
 
-def _client(where: Target, settings: Settings) -> Client:
+def _client(where: Target, settings: LoadTestConfig) -> Client:
     if where.protocol == "grpc":
         from opau_onnx.loadtest.rpc import GrpcClient
 
@@ -98,48 +96,35 @@ def _client(where: Target, settings: Settings) -> Client:
     return HttpClient(where, settings)
 
 
-async def _prepare(client: Client, model: Model, pool: Pool, settings: Settings) -> Prepared:
-    messages = [client.message(model, question) for question in pool.questions]
-    if settings.expect is None:
-        answers, expected = await _own_answers(client, model, messages), OWN_ANSWERS
-    else:
-        answers, expected = local_answers(settings.expect, model, pool.questions), f"{settings.expect}, run in onnxruntime here"
-    tolerance = Tolerance(settings.rtol, settings.atol)
+async def _prepare(client: Client, model: ServedModel, pool: RequestPool, settings: LoadTestConfig) -> Prepared:
+    own = settings.expect is None
+    reference = ServerReference(client, model) if own else FileReference(settings.expect or "", model)
+    expected = [await reference.outputs(request, request.inputs) for request in pool.requests]
+    tolerance = await _tolerance(reference, model, pool, settings)
     requests = tuple(
-        Request(question.number, question.id, question.rows, message, wanted)
-        for question, message, wanted in zip(pool.questions, messages, expectations(answers, tolerance), strict=True)
+        PreparedRequest(request.number, request.id, request.rows, client.encode(model, request), wanted)
+        for request, wanted in zip(pool.requests, expectations(expected, tolerance), strict=True)
     )
-    return Prepared(requests, pool.source, expected, str(tolerance), lookalikes(requests))
+    return Prepared(requests, pool.source, reference.description, str(tolerance), indistinguishable(requests))
 
 
-async def _own_answers(client: Client, model: Model, messages: Sequence[bytes]) -> list[dict[str, Tensor]]:
-    found = []
-    for message in messages:
-        try:
-            outputs = client.read(await client.ask(message)).outputs
-            found.append({spec.name: _checked(outputs[spec.name], spec.datatype) for spec in model.outputs})
-        except KeyError as error:
-            raise LoadTestError(f"the server does not give the output {error} of {model.name!r}") from None
-        except (StatusError, UnreachableError, BadAnswerError) as error:
-            raise LoadTestError(f"the server does not answer a single request before the load: {error}") from None
-    return found
-
-
-def _checked(tensor: Tensor, datatype: str) -> Tensor:
-    tensor.array()
-    if tensor.datatype != datatype:
-        raise BadAnswerError(f"an output is {tensor.datatype}; the model's metadata say {datatype}")
-    return tensor
+async def _tolerance(reference: Reference, model: ServedModel, pool: RequestPool, settings: LoadTestConfig) -> Tolerance:
+    """The user's tolerance, else a measured one."""
+    if settings.rtol is not None or settings.atol is not None:
+        return GivenTolerance(settings.rtol or 0.0, settings.atol or 0.0)
+    if not can_nudge(model.inputs, model.outputs):
+        return MeasuredTolerance(())
+    return await measured_tolerance(reference.outputs, pool.requests, settings.seed)
 
 
 @contextmanager
-def _interrupting(engine: Engine, wanted: bool) -> Iterator[None]:
-    """SIGINT stops the engine."""
+def _interrupting(generator: LoadGenerator, wanted: bool) -> Iterator[None]:
+    """SIGINT stops the generator."""
     if not wanted:
         yield
         return
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, engine.stop, "interrupted")
+    loop.add_signal_handler(signal.SIGINT, generator.stop, "interrupted")
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Interface of a protocol: connections that carry one request at a time, and questions about the server itself."""
+"""Interface of a protocol: connections with one request in flight each, and metadata calls."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from opau_onnx.loadtest.answers import Answer, Model, Question
 from opau_onnx.loadtest.recorder import Recorder
-from opau_onnx.loadtest.response_checker import Request
+from opau_onnx.loadtest.response_checker import PreparedRequest
+from opau_onnx.loadtest.responses import InferRequest, InferResponse, ServedModel
 
 
 class Connection(ABC):
-    """One client. What becomes of its request is told to ``finished`` once, later than :meth:`send` returns.
+    """One client with at most one request in flight; ``finished`` is called once for each, after :meth:`send` has returned.
 
     Attributes:
-        request: that is under way; None: the lane is free.
-        since: when it was due, by time.perf_counter.
-        recorder: where it counts.
-        finished: called with the lane, the kind, the reason, when the answer was there (time.perf_counter) and its bytes.
-        check: the judge's, for an answer's content.
+        request: in flight; None: the connection is idle.
+        since: when it was due (time.perf_counter).
+        recorder: of the phase that it counts in.
+        finished: called with the connection, the outcome, the reason, when the response was there (time.perf_counter) and its
+            bytes.
+        check: :meth:`ResponseChecker.check`, for a response's content.
     """
 
-    request: Request | None = None
+    request: PreparedRequest | None = None
     since: float = 0.0
     recorder: Recorder
 
@@ -30,39 +31,39 @@ class Connection(ABC):
         self.finished, self.check = finished, check
 
     async def open(self) -> None:  # noqa: B027 - not every protocol has something to do
-        """Connect before the load, where that is possible; otherwise the first request finds out why not."""
+        """Connect before the load, where that is possible; otherwise the first request reports the failure."""
 
     @abstractmethod
-    def send(self, request: Request, timeout_s: float) -> None:
-        """Begin a request."""
+    def send(self, request: PreparedRequest, timeout_s: float) -> None:
+        """Send a request."""
 
     @abstractmethod
     def expire(self) -> None:
-        """The request's time is over: give it up, unless the protocol itself does so."""
+        """Deadline exceeded: cancel the request, unless the protocol itself does so."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """Give up whatever is under way, and tell nobody."""
+        """Cancel the request in flight without calling ``finished``."""
 
 
 Finished = Callable[[Connection, str, str, float, int], None]
-Check = Callable[[Request, Any], tuple[str, str]]
+Check = Callable[[PreparedRequest, Any], tuple[str, str]]
 
 
 class Client(ABC):
     """A server, as one protocol reaches it. Every method but the first two may raise UnreachableError and StatusError."""
 
     @abstractmethod
-    def message(self, model: Model, question: Question) -> bytes:
+    def encode(self, model: ServedModel, request: InferRequest) -> bytes:
         """The bytes of an inference request."""
 
     @abstractmethod
-    def read(self, content: Any) -> Answer:
-        """An answer's content; raises BadAnswerError, or StatusError where it holds an error."""
+    def parse(self, content: Any) -> InferResponse:
+        """Parse a response's content; raises InvalidResponseError, or StatusError where it holds an error."""
 
     @abstractmethod
     def connection(self, finished: Finished, check: Check) -> Connection:
-        """A new lane."""
+        """A new connection."""
 
     @abstractmethod
     async def server(self) -> Mapping[str, Any]:
@@ -81,12 +82,12 @@ class Client(ABC):
         """(Name, ready) of every model in the repository."""
 
     @abstractmethod
-    async def ask(self, message: bytes) -> Any:
-        """The content of the answer to one inference request."""
+    async def infer(self, message: bytes) -> Any:
+        """Send one inference request; returns the content of its response."""
 
     async def close(self) -> None:  # noqa: B027 - not every protocol has something to do
-        """End what is left open."""
+        """Close all connections."""
 
 
 class UnreachableError(Exception):
-    """No answer: the connection cannot be made, ended, or took too long."""
+    """No response: the connection failed, or its deadline was exceeded."""

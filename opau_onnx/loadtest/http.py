@@ -1,4 +1,4 @@
-"""Reaching a server over HTTP."""
+"""Client over HTTP."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from opau_onnx.loadtest import wire
-from opau_onnx.loadtest.answers import Answer, BadAnswerError, Model, Question, StatusError
+from opau_onnx.loadtest.config import LoadTestConfig, Target
 from opau_onnx.loadtest.connection import Check, Client, Connection, Finished, UnreachableError
-from opau_onnx.loadtest.http_connection import Address, HttpConnection, Response, unreachable
-from opau_onnx.loadtest.recorder import LOST, REFUSED, TIMED_OUT, UNREACHABLE, WRONG
-from opau_onnx.loadtest.response_checker import Request
-from opau_onnx.loadtest.settings import Settings, Target
+from opau_onnx.loadtest.http_connection import Address, HttpConnection, HttpResponse, connection_error
+from opau_onnx.loadtest.recorder import CONNECTION_FAILED, CONNECTION_LOST, INCORRECT, REJECTED, TIMED_OUT
+from opau_onnx.loadtest.response_checker import PreparedRequest
+from opau_onnx.loadtest.responses import InferRequest, InferResponse, InvalidResponseError, ServedModel, StatusError
 
 
-class HttpLane(Connection):
-    """One keep-alive connection, made anew when it ended."""
+class HttpClientConnection(Connection):
+    """One keep-alive connection, reopened after it has ended."""
 
     def __init__(self, address: Address, finished: Finished, check: Check) -> None:
         super().__init__(finished, check)
@@ -32,7 +32,7 @@ class HttpLane(Connection):
         except OSError:
             self._connection = None
 
-    def send(self, request: Request, timeout_s: float) -> None:
+    def send(self, request: PreparedRequest, timeout_s: float) -> None:
         self.request = request
         if self._connection is not None and self._connection.usable:
             self._connection.send(request.message)
@@ -40,17 +40,17 @@ class HttpLane(Connection):
         self._drop()
         self._connecting = asyncio.get_running_loop().create_task(self._connect_and_send(request))
 
-    async def _connect_and_send(self, request: Request) -> None:
+    async def _connect_and_send(self, request: PreparedRequest) -> None:
         try:
             self._connection = await self._address.connect(self)
         except OSError as error:
-            self._finish(UNREACHABLE, unreachable(error), time.perf_counter())
+            self._finish(CONNECTION_FAILED, connection_error(error), time.perf_counter())
             return
         self._connection.send(request.message)
 
     def expire(self) -> None:
         self._drop()
-        self._finish(TIMED_OUT, "no answer", time.perf_counter())
+        self._finish(TIMED_OUT, "no response", time.perf_counter())
 
     def abandon(self) -> None:
         self._drop()
@@ -63,46 +63,46 @@ class HttpLane(Connection):
             self._connection.close()
         self._connection = self._connecting = None
 
-    def _finish(self, kind: str, reason: str, now: float, received: int = 0) -> None:
+    def _finish(self, outcome: str, reason: str, now: float, received: int = 0) -> None:
         if self.request is not None:
-            self.finished(self, kind, reason, now, received)
+            self.finished(self, outcome, reason, now, received)
 
-    # What the connection calls.
+    # Listener of the connection.
 
-    def answered(self, response: Response) -> None:
-        if self.request is None:  # nobody asked
+    def on_response(self, response: HttpResponse) -> None:
+        if self.request is None:  # no request in flight
             self._drop()
             return
         status, content, arrived = response
         if status == 200:
-            kind, reason = self.check(self.request, content)
+            outcome, reason = self.check(self.request, content)
         else:
-            kind, reason = REFUSED if status == 429 else f"HTTP {status}", wire.reason(content.body)
-        self._finish(kind, reason, arrived, len(content.body))
+            outcome, reason = REJECTED if status == 429 else f"HTTP {status}", wire.reason(content.body)
+        self._finish(outcome, reason, arrived, len(content.body))
 
-    def malformed(self, reason: str) -> None:
+    def on_malformed(self, reason: str) -> None:
         self._connection = None
-        self._finish(WRONG, reason, time.perf_counter())
+        self._finish(INCORRECT, reason, time.perf_counter())
 
-    def lost(self, reason: str) -> None:
+    def on_lost(self, reason: str) -> None:
         self._connection = None
-        self._finish(LOST, reason, time.perf_counter())
+        self._finish(CONNECTION_LOST, reason, time.perf_counter())
 
 
-class _Once:
-    """The owner of a connection for one request."""
+class _SingleExchange:
+    """Listener of a connection for one request."""
 
     def __init__(self) -> None:
-        self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self.response: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
 
-    def answered(self, response: Response) -> None:
+    def on_response(self, response: HttpResponse) -> None:
         if not self.response.done():
             self.response.set_result(response)
 
-    def malformed(self, reason: str) -> None:
-        self.lost(reason)
+    def on_malformed(self, reason: str) -> None:
+        self.on_lost(reason)
 
-    def lost(self, reason: str) -> None:
+    def on_lost(self, reason: str) -> None:
         if not self.response.done():
             self.response.set_exception(UnreachableError(reason))
 
@@ -110,18 +110,18 @@ class _Once:
 class HttpClient(Client):
     """See :class:`opau_onnx.loadtest.connection.Client`."""
 
-    def __init__(self, target: Target, settings: Settings) -> None:
+    def __init__(self, target: Target, settings: LoadTestConfig) -> None:
         self._target, self._settings = target, settings
         self._address = Address(target, settings)
 
-    def message(self, model: Model, question: Question) -> bytes:
-        return wire.message(self._target, model, question, self._settings.token)
+    def encode(self, model: ServedModel, request: InferRequest) -> bytes:
+        return wire.encode(self._target, model, request, self._settings.token)
 
-    def read(self, content: Any) -> Answer:
-        return wire.read(content)
+    def parse(self, content: Any) -> InferResponse:
+        return wire.parse(content)
 
     def connection(self, finished: Finished, check: Check) -> Connection:
-        return HttpLane(self._address, finished, check)
+        return HttpClientConnection(self._address, finished, check)
 
     async def server(self) -> Mapping[str, Any]:
         return _object(await self._get(f"{self._target.prefix}/v2"))
@@ -141,9 +141,9 @@ class HttpClient(Client):
         try:
             return [(str(one["name"]), one.get("state", "READY") == "READY") for one in json.loads(body)]
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise BadAnswerError("the repository index is no list of models") from None
+            raise InvalidResponseError("the repository index is not a list of models") from None
 
-    async def ask(self, message: bytes) -> Any:
+    async def infer(self, message: bytes) -> Any:
         return await self._exchange(message)
 
     async def _get(self, path: str) -> wire.Content:
@@ -154,18 +154,18 @@ class HttpClient(Client):
         return await self._exchange(wire.head(self._target, method, path, self._settings.token, headers) + body)
 
     async def _exchange(self, message: bytes) -> wire.Content:
-        """One request on a connection of its own."""
-        owner = _Once()
+        """Send one request on its own connection."""
+        listener = _SingleExchange()
         connection = None
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                connection = await self._address.connect(owner)
+                connection = await self._address.connect(listener)
                 connection.send(message)
-                status, content, _ = await owner.response
+                status, content, _ = await listener.response
         except TimeoutError:
-            raise UnreachableError(f"no answer within {self._settings.timeout_s:g} s") from None
+            raise UnreachableError(f"deadline exceeded: no response within {self._settings.timeout_s:g} s") from None
         except OSError as error:
-            raise UnreachableError(unreachable(error)) from None
+            raise UnreachableError(connection_error(error)) from None
         finally:
             if connection is not None:
                 connection.close()
@@ -180,5 +180,5 @@ def _object(content: wire.Content) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise BadAnswerError("the answer is not a JSON object of the Open Inference Protocol")
+        raise InvalidResponseError("the response is not a JSON object of the Open Inference Protocol")
     return found

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: bytes are sent, whole answers come back. As little as possible happens for each."""
+"""One HTTP/1.1 connection, with as little work per response as possible."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import NamedTuple, Protocol, cast
 
 import httptools
 
-from opau_onnx.loadtest.settings import LoadTestError, Settings, Target
+from opau_onnx.loadtest.config import LoadTestConfig, LoadTestError, Target
 from opau_onnx.loadtest.wire import HEADER_LENGTH, Content
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
-class Response(NamedTuple):
-    """One answer.
+class HttpResponse(NamedTuple):
+    """One response.
 
     Attributes:
         status: of HTTP.
-        content: the body, and where its JSON ends.
-        arrived: by time.perf_counter, when its last bytes were here.
+        content: the body and the length of its JSON.
+        arrived: time.perf_counter when its last bytes arrived.
     """
 
     status: int
@@ -30,32 +30,32 @@ class Response(NamedTuple):
     arrived: float
 
 
-class Owner(Protocol):
-    """Who is told what comes over a connection."""
+class Listener(Protocol):
+    """Receiver of a connection's events."""
 
-    def answered(self, response: Response) -> None:
-        """A whole answer came."""
+    def on_response(self, response: HttpResponse) -> None:
+        """A complete response arrived."""
 
-    def malformed(self, reason: str) -> None:
-        """Something came that is not HTTP; the connection is closed."""
+    def on_malformed(self, reason: str) -> None:
+        """Bytes arrived that are not HTTP; the connection is closed."""
 
-    def lost(self, reason: str) -> None:
-        """The connection ended; it may have been between two requests."""
+    def on_lost(self, reason: str) -> None:
+        """The connection ended, possibly between two requests."""
 
 
 class HttpConnection(asyncio.Protocol):
-    """A connection and the answer that comes over it.
+    """A connection and the response that arrives on it.
 
     Attributes:
-        owner: who is told; None: nobody any more.
-        usable: whether another request may be sent.
-        answers: how many came.
+        listener: of its events; None: detached.
+        usable: True while another request may be sent.
+        responses: number that arrived.
     """
 
-    def __init__(self, owner: Owner) -> None:
-        self.owner: Owner | None = owner
+    def __init__(self, listener: Listener) -> None:
+        self.listener: Listener | None = listener
         self.usable = False
-        self.answers = 0
+        self.responses = 0
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._begun = False
@@ -65,7 +65,7 @@ class HttpConnection(asyncio.Protocol):
         self._length: bytes | None = None
         self._framed = self._headers = False
         self._parts: list[bytes] = []
-        self._whole: list[tuple[int, Content]] = []
+        self._complete: list[tuple[int, Content]] = []
 
     def send(self, message: bytes) -> None:
         """Send a request."""
@@ -73,16 +73,16 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(message)
 
     def close(self) -> None:
-        """End the connection at once; its owner hears no more of it."""
-        self.owner, self.usable = None, False
+        """End the connection at once; its listener gets no more events."""
+        self.listener, self.usable = None, False
         if self._transport is not None:
             self._transport.abort()
 
-    # What asyncio calls.
+    # asyncio.Protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self.usable = cast(asyncio.Transport, transport), True  # uvloop's are none by inheritance
-        if self.owner is None:
+        if self.listener is None:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -93,40 +93,40 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._malformed(str(error))
             return
-        if self._whole:
+        if self._complete:
             self._deliver(now)
 
     def eof_received(self) -> None:
         self.usable = False
         if self._headers and not self._framed:  # HTTP/1.0: the body ends with the connection
-            self._whole.append((self._parser.get_status_code(), Content(self._length, b"".join(self._parts))))
+            self._complete.append((self._parser.get_status_code(), Content(self._length, b"".join(self._parts))))
             self._deliver(time.perf_counter())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
-        owner, self.owner = self.owner, None
-        if owner is not None:
+        listener, self.listener = self.listener, None
+        if listener is not None:
             how = "reset" if isinstance(exc, ConnectionError) else f"broken ({exc})" if exc else "closed"
-            where = "in the middle of an answer" if self._begun else "without an answer"
-            which = "" if self._begun else f", on a {'used' if self.answers else 'new'} connection"
-            owner.lost(f"connection {how} {where}{which}")
+            where = "in the middle of a response" if self._begun else "without a response"
+            which = "" if self._begun else f", on a {'used' if self.responses else 'new'} connection"
+            listener.on_lost(f"connection {how} {where}{which}")
 
     def _deliver(self, now: float) -> None:
-        whole, self._whole = self._whole, []
+        whole, self._complete = self._complete, []
         for status, content in whole:
-            self.answers += 1
-            if self.owner is not None:
-                self.owner.answered(Response(status, content, now))
+            self.responses += 1
+            if self.listener is not None:
+                self.listener.on_response(HttpResponse(status, content, now))
         if not self.usable and self._transport is not None:
             self._transport.close()
 
     def _malformed(self, reason: str) -> None:
-        owner = self.owner
+        listener = self.listener
         self.close()
-        if owner is not None:
-            owner.malformed(f"the answer is not HTTP/1.1: {reason}")
+        if listener is not None:
+            listener.on_malformed(f"the response is not HTTP/1.1: {reason}")
 
-    # What the parser calls.
+    # Callbacks of httptools.
 
     def on_message_begin(self) -> None:
         self._length, self._framed, self._headers, self._parts = None, False, False, []
@@ -147,24 +147,24 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
         self._begun = self._headers = False
-        if status >= 200:  # others announce the answer
+        if status >= 200:  # 1xx precede the response
             self.usable = self.usable and self._parser.should_keep_alive()
             parts = self._parts
-            self._whole.append((status, Content(self._length, parts[0] if len(parts) == 1 else b"".join(parts))))
+            self._complete.append((status, Content(self._length, parts[0] if len(parts) == 1 else b"".join(parts))))
 
 
 class Address:
-    """Where connections go, and how they are encrypted.
+    """Address and TLS context of new connections.
 
     Raises:
-        LoadTestError: the authority's file cannot be used.
+        LoadTestError: the certificate authority's file cannot be used.
     """
 
-    def __init__(self, target: Target, settings: Settings) -> None:
+    def __init__(self, target: Target, settings: LoadTestConfig) -> None:
         self.target = target
         self._context = tls_context(settings) if target.tls else None
 
-    async def connect(self, owner: Owner) -> HttpConnection:
+    async def connect(self, listener: Listener) -> HttpConnection:
         """A new connection.
 
         Raises:
@@ -173,12 +173,12 @@ class Address:
         loop = asyncio.get_running_loop()
         host = self.target.host if self._context is not None else None
         _, connection = await loop.create_connection(
-            lambda: HttpConnection(owner), self.target.host, self.target.port, ssl=self._context, server_hostname=host
+            lambda: HttpConnection(listener), self.target.host, self.target.port, ssl=self._context, server_hostname=host
         )
         return connection
 
 
-def tls_context(settings: Settings) -> ssl.SSLContext:
+def tls_context(settings: LoadTestConfig) -> ssl.SSLContext:
     """A context that trusts the system's authorities, or only the one that was given.
 
     Raises:
@@ -191,10 +191,10 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
         raise LoadTestError(f"{settings.ca} cannot be used as a certificate authority: {reason}; expected a PEM file") from None
 
 
-def unreachable(error: OSError) -> str:
-    """Why a connection could not be made, in words."""
+def connection_error(error: OSError) -> str:
+    """Message of a failed connection."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is refused: {error.verify_message}"
+        return f"certificate verification failed: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or error}"
     return str(error.strerror or error)

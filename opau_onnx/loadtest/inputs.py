@@ -1,4 +1,4 @@
-"""The pool of distinct questions: random ones by the model's own description, or a user's data."""
+"""The pool of distinct requests: random inputs by the model's metadata, or the user's data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from opau_onnx.io.samples import Samples, read_samples
-from opau_onnx.loadtest.answers import Model, Question
-from opau_onnx.loadtest.settings import LoadTestError, Settings, Shape
+from opau_onnx.loadtest.config import LoadTestConfig, LoadTestError, Shape
+from opau_onnx.loadtest.responses import InferRequest, ServedModel
 from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec
 
-POOL = 64
+POOL_SIZE = 64
 POOL_BYTES = 256 * 2**20
 """Prepared requests hold at most about so many bytes unless their number is given."""
 LARGEST_WHOLE = 10
@@ -21,23 +21,23 @@ LARGEST_WHOLE = 10
 
 
 @dataclass(frozen=True)
-class Pool:
-    """All questions.
+class RequestPool:
+    """All distinct requests.
 
     Attributes:
-        questions: in the order in which they are sent, over and over.
-        source: what they are, in words.
+        requests: in the order in which they are sent, over and over.
+        source: description of the inputs.
     """
 
-    questions: tuple[Question, ...]
+    requests: tuple[InferRequest, ...]
     source: str
 
 
-def make_pool(model: Model, settings: Settings) -> Pool:
-    """Questions for a model.
+def make_request_pool(model: ServedModel, settings: LoadTestConfig) -> RequestPool:
+    """Make the requests for a model.
 
     Raises:
-        LoadTestError: shapes or row counts that the model does not take, or an open axis of unknown size.
+        LoadTestError: shapes or row counts that do not fit the model, or a dynamic axis of unknown size.
         LoadError: data that cannot be read.
     """
     rng = np.random.default_rng(settings.seed)
@@ -46,15 +46,17 @@ def make_pool(model: Model, settings: Settings) -> Pool:
     counts = _row_counts(model.inputs, given, settings.rows)
     shapes = None if samples is not None else [_shape(spec, given.get(spec.name)) for spec in model.inputs]
     size = _row_bytes(model.inputs, shapes, samples) * (counts[0] + counts[1]) // 2
-    number = settings.pool or max(1, min(max(POOL, settings.clients or 0), POOL_BYTES // max(size, 1)))
+    number = settings.pool or max(1, min(max(POOL_SIZE, settings.clients or 0), POOL_BYTES // max(size, 1)))
     every = np.resize(np.arange(counts[0], counts[1] + 1), number)
     rows = [int(n) for n in rng.permutation(every)]
     if samples is not None:
-        return Pool(tuple(_of_samples(model, samples, rows)), samples.source)
+        return RequestPool(tuple(_of_samples(model, samples, rows)), samples.source)
     assert shapes is not None
     named = list(zip(model.inputs, shapes, strict=True))
-    questions = (Question(i, n, {spec.name: _random(spec, shape, n, rng) for spec, shape in named}) for i, n in enumerate(rows))
-    return Pool(tuple(questions), f"random numbers, seed {settings.seed}")
+    requests = (
+        InferRequest(i, n, {spec.name: _random(spec, shape, n, rng) for spec, shape in named}) for i, n in enumerate(rows)
+    )
+    return RequestPool(tuple(requests), f"random numbers, seed {settings.seed}")
 
 
 def _given(inputs: Sequence[TensorSpec], shapes: Sequence[Shape] | Mapping[str, Shape] | None) -> dict[str, Shape]:
@@ -81,7 +83,7 @@ def _row_counts(inputs: Sequence[TensorSpec], given: Mapping[str, Shape], wanted
         own = max(fixed, default=1)
         if wanted not in (None, (own, own)):
             listed = ", ".join(map(str, inputs))
-            raise LoadTestError(f"requests of {_span(wanted)} rows were asked for, but the model fixes its inputs: {listed}")
+            raise LoadTestError(f"requests of {_span(wanted)} rows are requested, but the model fixes its inputs: {listed}")
         return own, own
     first = next((shape[0] for spec in inputs if (shape := given.get(spec.name)) and spec.shape[0] < 0), 1)
     return wanted or (first, first)
@@ -97,14 +99,14 @@ def _shape(spec: TensorSpec, given: Shape | None) -> Shape:
         return (-1, *given[1:]) if spec.shape and spec.shape[0] < 0 else given
     if any(size < 0 for size in spec.shape[1:]):
         raise LoadTestError(
-            f"the model leaves axes of {spec} open (-1); say how large they are with --input-shape, e.g. "
+            f"{spec} has dynamic axes (-1); give their sizes with --input-shape, e.g. "
             f"{','.join(str(size if size >= 0 else 1 if axis == 0 else 16) for axis, size in enumerate(spec.shape))}"
         )
     return spec.shape
 
 
 def _row_bytes(inputs: Sequence[TensorSpec], shapes: Sequence[Shape] | None, samples: Samples | None) -> int:
-    """Bytes of one row of a question."""
+    """Bytes of one row of a request."""
     if samples is not None:
         sizes = [x[:1].size for x in samples.inputs]
     else:
@@ -122,8 +124,8 @@ def _random(spec: TensorSpec, shape: Shape, rows: int, rng: np.random.Generator)
     return rng.standard_normal(sizes).astype(dtype)
 
 
-def _of_samples(model: Model, samples: Samples, rows: Sequence[int]) -> Any:
-    """Questions of consecutive samples, from the first again after the last."""
+def _of_samples(model: ServedModel, samples: Samples, rows: Sequence[int]) -> Any:
+    """Requests of consecutive samples, from the first again after the last."""
     arrays = {spec.name: _cast(x, spec, samples.source) for spec, x in zip(model.inputs, samples.inputs, strict=True)}
     start = 0
     for i, n in enumerate(rows):
@@ -134,7 +136,7 @@ def _of_samples(model: Model, samples: Samples, rows: Sequence[int]) -> Any:
             if not spec.fits(found[spec.name].shape):
                 shape = list(found[spec.name].shape)
                 raise LoadTestError(f"{n} samples of {samples.source} have shape {shape} for {spec} (-1: any size)")
-        yield Question(i, n, found)
+        yield InferRequest(i, n, found)
 
 
 def _cast(array: Array, spec: TensorSpec, source: str) -> Array:

@@ -1,4 +1,4 @@
-"""Check of responses: the same bytes as one that was found right before, else the same numbers within the tolerance."""
+"""Check of responses: the same bytes as a response known to be correct, else the same values within the tolerance."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from opau_onnx.compare.tensors import distances
-from opau_onnx.loadtest.answers import Answer, BadAnswerError, StatusError, Tensor
-from opau_onnx.loadtest.recorder import RIGHT, WRONG
-from opau_onnx.loadtest.tolerance import Tolerance, Wide, scale_of
+from opau_onnx.compare.tensors import UNIT_ROUNDOFF, compare, distances
+from opau_onnx.loadtest.recorder import CORRECT, INCORRECT
+from opau_onnx.loadtest.responses import InferResponse, InvalidResponseError, StatusError, Tensor
+from opau_onnx.loadtest.tolerance import Tolerance, Wide
+from opau_onnx.protocol.tensors import DATATYPES
 
 REMEMBERED = 8
-"""So many different right answers to one request are known by their bytes: a few orders of summation give a few results."""
-GLANCE = 1024
-"""Elements in which two rows are compared before the rest is looked at."""
-DESCRIBED = 20
-"""So many wrong answers are looked for among the other requests' answers."""
+"""Correct responses to one request that are kept by their bytes: a few orders of summation give a few results."""
+SAMPLED = 1024
+"""Elements in which two rows are compared before all are."""
+TRACED = 20
+"""Incorrect responses that are looked for among the other requests' expected responses."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Expected:
     """One output of one request.
 
     Attributes:
-        tensor: as it should be.
-        values: its numbers.
-        limit: how far each may be off.
+        tensor: as expected.
+        values: in float64.
+        limit: the largest allowed distance of each element.
     """
 
     tensor: Tensor
@@ -37,15 +38,15 @@ class Expected:
 
 
 @dataclass
-class Request:
-    """A prepared request: the bytes to send, and what must come back.
+class PreparedRequest:
+    """A prepared request: the bytes to send and the expected response.
 
     Attributes:
-        number, id: its place in the pool, and what the server is told of it.
+        number, id: its place in the pool, and the id that is sent.
         rows: of its inputs.
-        message: the bytes that are sent.
+        message: the encoded request.
         expected: by output.
-        known: contents of answers that were found right.
+        known: contents of responses that were found correct.
     """
 
     number: int
@@ -56,75 +57,73 @@ class Request:
     known: list[Any] = field(default_factory=list)
 
 
-def expectations(answers: Sequence[Mapping[str, Tensor]], tolerance: Tolerance) -> list[dict[str, Expected]]:
-    """Expected response to each request, from the right responses to all of them."""
-    scales = {name: scale_of(answer[name].array() for answer in answers) for name in answers[0]}
-    return [{name: _expected(t, tolerance, scales[name]) for name, t in answer.items()} for answer in answers]
-
-
-def _expected(tensor: Tensor, tolerance: Tolerance, scale: float) -> Expected:
-    values = tensor.array().astype(np.float64)
-    return Expected(tensor, values, tolerance.limit(values, tensor.datatype, scale))
+def expectations(responses: Sequence[Mapping[str, Tensor]], tolerance: Tolerance) -> list[dict[str, Expected]]:
+    """Expected outputs of each request, with the tolerance that all requests' outputs give."""
+    limits = {name: tolerance.limits(name, [outputs[name] for outputs in responses]) for name in responses[0]}
+    return [
+        {name: Expected(t, t.array().astype(np.float64), limits[name][i]) for name, t in outputs.items()}
+        for i, outputs in enumerate(responses)
+    ]
 
 
 class ResponseChecker:
-    """Checks every answer.
+    """Checks every response.
 
     Args:
-        read: makes an :class:`Answer` of a protocol's content; it raises BadAnswerError or StatusError.
+        parse: of the protocol, from a content to an :class:`InferResponse`; raises InvalidResponseError or StatusError.
         pool: all prepared requests.
     """
 
-    def __init__(self, read: Callable[[Any], Answer], pool: Sequence[Request]) -> None:
-        self._read, self._pool, self._described = read, pool, 0
+    def __init__(self, parse: Callable[[Any], InferResponse], pool: Sequence[PreparedRequest]) -> None:
+        self._parse, self._pool, self._traced = parse, pool, 0
 
-    def check(self, request: Request, content: Any) -> tuple[str, str]:
-        """(:data:`RIGHT`, "") or what the answer is instead, with the reason."""
+    def check(self, request: PreparedRequest, content: Any) -> tuple[str, str]:
+        """(:data:`CORRECT`, ""), or another outcome with the reason."""
         if content in request.known:
-            return RIGHT, ""
+            return CORRECT, ""
         try:
-            answer = self._read(content)
-            self._compare(request, answer)
-        except BadAnswerError as error:
-            return WRONG, str(error)
+            self._compare(request, self._parse(content))
+        except InvalidResponseError as error:
+            return INCORRECT, str(error)
         except StatusError as error:
             return f"{error.status} with an error", error.reason
         request.known.append(content)
         del request.known[:-REMEMBERED]
-        return RIGHT, ""
+        return CORRECT, ""
 
-    def _compare(self, request: Request, answer: Answer) -> None:
-        if answer.id not in ("", request.id):
-            raise BadAnswerError("it bears the id of another request")
-        if missing := request.expected.keys() - answer.outputs.keys():
-            raise BadAnswerError(f"output {min(missing)!r} is missing")
+    def _compare(self, request: PreparedRequest, response: InferResponse) -> None:
+        if response.id not in ("", request.id):
+            raise InvalidResponseError(f"the id is {response.id!r}; expected {request.id!r}")
+        if missing := request.expected.keys() - response.outputs.keys():
+            raise InvalidResponseError(f"output {min(missing)!r} is missing")
         for name, want in request.expected.items():
-            got = answer.outputs[name]
+            got = response.outputs[name]
             if got == want.tensor:
                 continue
             if (got.datatype, got.shape) != (want.tensor.datatype, want.tensor.shape):
-                raise BadAnswerError(
+                raise InvalidResponseError(
                     f"output {name!r} is {got.datatype} {list(got.shape)}; expected {want.tensor.datatype} "
                     f"{list(want.tensor.shape)}"
                 )
             values = got.array().astype(np.float64)
             if not within(want.values, values, want.limit):
-                raise BadAnswerError(self._wrong(request, name, want, values))
+                raise InvalidResponseError(self._difference(request, name, want, values))
 
-    def _wrong(self, request: Request, name: str, want: Expected, values: Wide) -> str:
-        excess = distances(want.values, values) - want.limit
-        at = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
+    def _difference(self, request: PreparedRequest, name: str, want: Expected, values: Wide) -> str:
+        kind = DATATYPES[want.tensor.datatype].numpy.name
+        found = compare(name, want.values, values, kind if kind in UNIT_ROUNDOFF else "float64", atol=want.limit)
+        at = found.worst_index
         text = (
-            f"request {request.number}: {name}{list(at)} is {values[at]:.6g}, expected {want.values[at]:.6g} within "
+            f"request {request.number}: {name}{list(at)} is {found.actual:.6g}, expected {found.expected:.6g} within "
             f"{want.limit[at]:.2g}"
         )
-        self._described += 1
-        if self._described > DESCRIBED or not at:
+        self._traced += 1
+        if self._traced > TRACED or not at:
             return text
-        return text + self._whose(name, values[at[0]])
+        return text + self._origin(name, values[at[0]])
 
-    def _whose(self, name: str, row: Wide) -> str:
-        """True where another request's row was returned."""
+    def _origin(self, name: str, row: Wide) -> str:
+        """The request whose row was returned instead; "" where none is found."""
         for request in self._pool:
             want = request.expected[name]
             if want.values.shape[1:] != row.shape:
@@ -136,38 +135,38 @@ class ResponseChecker:
 
 
 def within(expected: Wide, actual: Wide, limit: Wide) -> bool:
-    """True where every number is within its limit; NaN equals NaN, an infinity itself."""
+    """True where every element is within its limit; NaN equals NaN, an infinity itself."""
     return bool(np.all(distances(expected, actual) <= limit))
 
 
-def lookalikes(pool: Sequence[Request]) -> int:
-    """Requests whose first row could be taken for that of another one: if those two were mixed up, nobody would see it."""
+def indistinguishable(pool: Sequence[PreparedRequest]) -> int:
+    """Number of requests whose first row is within the tolerance of another one's: a server that swaps them is not detected."""
     groups: dict[Any, list[list[tuple[Wide, Wide]]]] = {}
     for request in pool:
         rows = [(_first(e.values), _first(e.limit)) for e in request.expected.values()]
         groups.setdefault(tuple(values.shape for values, _ in rows), []).append(rows)
-    return sum(_alike(group) for group in groups.values())
+    return sum(_count_alike(group) for group in groups.values())
 
 
 def _first(values: Wide) -> Wide:
     return np.atleast_1d(values)[:1].ravel()
 
 
-def _alike(rows: list[list[tuple[Wide, Wide]]]) -> int:
-    """How many of these, all of one shape, are within the limits of another one."""
+def _count_alike(rows: list[list[tuple[Wide, Wide]]]) -> int:
+    """Number of rows, all of one shape, that are within the limits of another one."""
     found: set[int] = set()
     seen = [np.stack([row[output][0] for row in rows]) for output in range(len(rows[0]))]
     for i, one in enumerate(rows[1:], start=1):
         left = np.arange(i)
         for (values, limit), others in zip(one, seen, strict=True):
-            step = -(-values.size // GLANCE) or 1
-            left = left[_near(values[::step], others[left, ::step], limit[::step])]
-            left = left[_near(values, others[left], limit)] if step > 1 else left
+            step = -(-values.size // SAMPLED) or 1
+            left = left[_rows_within(values[::step], others[left, ::step], limit[::step])]
+            left = left[_rows_within(values, others[left], limit)] if step > 1 else left
         if left.size:
             found |= {i, *left.tolist()}
     return len(found)
 
 
-def _near(expected: Wide, actual: Wide, limit: Wide) -> Any:
-    """Which rows of ``actual`` are within the limit."""
+def _rows_within(expected: Wide, actual: Wide, limit: Wide) -> Any:
+    """Mask of the rows of ``actual`` that are within the limit."""
     return np.all(distances(np.broadcast_to(expected, actual.shape), actual) <= limit, axis=1)

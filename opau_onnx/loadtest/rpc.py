@@ -1,4 +1,4 @@
-"""Reaching a server over gRPC."""
+"""Client over gRPC."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from opau_onnx.loadtest.answers import Answer, BadAnswerError, Model, Question, StatusError, Tensor
-from opau_onnx.loadtest.answers import tensor as tensor_of
+from opau_onnx.loadtest.config import LoadTestConfig, LoadTestError, Target
 from opau_onnx.loadtest.connection import Check, Client, Connection, Finished, UnreachableError
-from opau_onnx.loadtest.recorder import LOST, REFUSED, TIMED_OUT, UNREACHABLE
-from opau_onnx.loadtest.response_checker import Request
-from opau_onnx.loadtest.settings import LoadTestError, Settings, Target
+from opau_onnx.loadtest.recorder import CONNECTION_FAILED, CONNECTION_LOST, REJECTED, TIMED_OUT
+from opau_onnx.loadtest.response_checker import PreparedRequest
+from opau_onnx.loadtest.responses import InferRequest, InferResponse, InvalidResponseError, ServedModel, StatusError, Tensor
+from opau_onnx.loadtest.responses import tensor as tensor_of
 from opau_onnx.protocol.tensors import DATATYPES
 
-SHARING = 64
-"""Lanes on one connection: calls of one process share it as a rule, and servers take 100 at once on each, often."""
+STREAMS_PER_CHANNEL = 64
+"""Clients that share one channel, as calls of one process do; many servers allow 100 concurrent streams on each."""
 _OPTIONS = (
     ("grpc.enable_retries", 0),  # a request that failed is counted, not sent again
     ("grpc.use_local_subchannel_pool", 1),  # channels don't share connections
@@ -35,39 +35,39 @@ _OPTIONS = (
 )
 _NOT_CONNECTED = "failed to connect"
 _BROKEN = ("stream removed", "socket closed", "connection reset", "broken pipe", "connection closed", "goaway", "recvmsg")
-"""In the details of UNAVAILABLE that grpc itself makes when a connection ends: nothing else tells it from the server's own."""
+"""In the details of UNAVAILABLE where a connection ended: grpc distinguishes it from the server's own by nothing else."""
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 Infer = Callable[[bytes, float], Coroutine[Any, Any, bytes]]
 
 
 def outcome(error: grpc.aio.AioRpcError) -> tuple[str, str]:
-    """(Kind, reason) of a call that failed."""
+    """(Outcome, reason) of a failed call."""
     code, details = error.code(), " ".join(str(error.details() or "").split())
     lower = details.lower()
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TIMED_OUT, "no answer"
+        return TIMED_OUT, "no response"
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return REFUSED, details
+        return REJECTED, details
     if code == grpc.StatusCode.UNAVAILABLE and lower.startswith(_NOT_CONNECTED):
-        return UNREACHABLE, details.partition("last error: ")[2] or details
+        return CONNECTION_FAILED, details.partition("last error: ")[2] or details
     if code == grpc.StatusCode.UNAVAILABLE and any(sign in lower for sign in _BROKEN):
-        return LOST, f"connection ended without an answer: {details}"
+        return CONNECTION_LOST, f"connection ended without a response: {details}"
     return code.name, details
 
 
-class GrpcLane(Connection):
-    """One call at a time on a connection that it shares."""
+class GrpcClientConnection(Connection):
+    """One call at a time on a shared channel."""
 
     def __init__(self, infer: Infer, finished: Finished, check: Check) -> None:
         super().__init__(finished, check)
         self._infer = infer
         self._task: asyncio.Task[None] | None = None
 
-    def send(self, request: Request, timeout_s: float) -> None:
+    def send(self, request: PreparedRequest, timeout_s: float) -> None:
         self.request = request
         self._task = asyncio.get_running_loop().create_task(self._call(request, timeout_s))
 
-    async def _call(self, request: Request, timeout_s: float) -> None:
+    async def _call(self, request: PreparedRequest, timeout_s: float) -> None:
         received = 0
         try:
             content = await self._infer(request.message, timeout_s)
@@ -93,17 +93,17 @@ class GrpcLane(Connection):
 class GrpcClient(Client):
     """See :class:`opau_onnx.loadtest.connection.Client`."""
 
-    def __init__(self, target: Target, settings: Settings) -> None:
+    def __init__(self, target: Target, settings: LoadTestConfig) -> None:
         self._target, self._settings = target, settings
         self._metadata = None if settings.token is None else (("authorization", f"Bearer {settings.token}"),)
         self._credentials = _credentials(settings) if target.tls else None
         self._channels: list[grpc.aio.Channel] = []
         self._connections = 0
-        self._infer = self._connected()
+        self._infer = self._new_channel()
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels[0])
 
-    def _connected(self) -> Infer:
-        """ModelInfer on a new connection; it takes and gives the messages' bytes."""
+    def _new_channel(self) -> Infer:
+        """ModelInfer on a new channel, from and to the messages' bytes."""
         authority = self._target.authority
         if self._credentials is None:
             channel = grpc.aio.insecure_channel(authority, options=_OPTIONS)
@@ -118,32 +118,32 @@ class GrpcClient(Client):
 
         return infer
 
-    def message(self, model: Model, question: Question) -> bytes:
-        request = service_pb2.ModelInferRequest(model_name=model.name, model_version=model.version or "", id=question.id)
+    def encode(self, model: ServedModel, request: InferRequest) -> bytes:
+        message = service_pb2.ModelInferRequest(model_name=model.name, model_version=model.version or "", id=request.id)
         for spec in model.inputs:
-            array = question.inputs[spec.name]
-            request.inputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
-            request.raw_input_contents.append(tensor_of(array, spec.datatype).content)
+            array = request.inputs[spec.name]
+            message.inputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
+            message.raw_input_contents.append(tensor_of(array, spec.datatype).content)
         for spec in model.outputs:
-            request.outputs.add(name=spec.name)
-        return bytes(request.SerializeToString())
+            message.outputs.add(name=spec.name)
+        return bytes(message.SerializeToString())
 
-    def read(self, content: Any) -> Answer:
+    def parse(self, content: Any) -> InferResponse:
         try:
             response = service_pb2.ModelInferResponse.FromString(content)
         except Exception as error:  # google.protobuf.message.DecodeError
-            raise BadAnswerError(f"the answer is no ModelInferResponse: {error}") from None
+            raise InvalidResponseError(f"the response is not a ModelInferResponse: {error}") from None
         raw = list(response.raw_output_contents) or [_from_contents(one) for one in response.outputs]
         if len(raw) != len(response.outputs):
-            raise BadAnswerError(f"the answer has {len(raw)} raw_output_contents for {len(response.outputs)} outputs")
+            raise InvalidResponseError(f"the response has {len(raw)} raw_output_contents for {len(response.outputs)} outputs")
         pairs = zip(response.outputs, raw, strict=True)
-        return Answer(response.id, {one.name: Tensor(one.datatype, tuple(one.shape), bytes_) for one, bytes_ in pairs})
+        return InferResponse(response.id, {one.name: Tensor(one.datatype, tuple(one.shape), bytes_) for one, bytes_ in pairs})
 
     def connection(self, finished: Finished, check: Check) -> Connection:
-        if self._connections and self._connections % SHARING == 0:
-            self._infer = self._connected()
+        if self._connections and self._connections % STREAMS_PER_CHANNEL == 0:
+            self._infer = self._new_channel()
         self._connections += 1
-        return GrpcLane(self._infer, finished, check)
+        return GrpcClientConnection(self._infer, finished, check)
 
     async def server(self) -> Mapping[str, Any]:
         return _plain(await self._call(self._stub.ServerMetadata, service_pb2.ServerMetadataRequest()))
@@ -168,7 +168,7 @@ class GrpcClient(Client):
         found = await self._call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest())
         return [(model.name, model.state in ("", "READY")) for model in found.models]
 
-    async def ask(self, message: bytes) -> Any:
+    async def infer(self, message: bytes) -> Any:
         return await self._guarded(self._infer(message, self._settings.timeout_s))
 
     async def close(self) -> None:
@@ -183,7 +183,7 @@ class GrpcClient(Client):
             return await call
         except grpc.aio.AioRpcError as error:
             kind, reason = outcome(error)
-            if kind in (UNREACHABLE, LOST, TIMED_OUT):
+            if kind in (CONNECTION_FAILED, CONNECTION_LOST, TIMED_OUT):
                 raise UnreachableError(reason) from None
             raise StatusError(error.code().name, reason) from None
 
@@ -193,14 +193,14 @@ def _from_contents(one: Any) -> bytes:
     kind = DATATYPES.get(one.datatype)
     fields = one.contents.ListFields()
     if kind is None or len(fields) > 1:
-        raise BadAnswerError(f"output {one.name!r} has neither raw_output_contents nor numbers of its datatype")
+        raise InvalidResponseError(f"output {one.name!r} has neither raw_output_contents nor numbers of its datatype")
     try:
         return np.array(fields[0][1] if fields else (), kind.numpy).tobytes()
     except (TypeError, ValueError, OverflowError):
-        raise BadAnswerError(f"output {one.name!r} holds numbers that {one.datatype} does not have") from None
+        raise InvalidResponseError(f"output {one.name!r} holds numbers that {one.datatype} does not have") from None
 
 
-def _credentials(settings: Settings) -> grpc.ChannelCredentials:
+def _credentials(settings: LoadTestConfig) -> grpc.ChannelCredentials:
     if settings.ca is None:
         return grpc.ssl_channel_credentials()
     from opau_onnx.loadtest.http_connection import tls_context

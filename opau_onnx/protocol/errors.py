@@ -1,4 +1,4 @@
-"""Why a request was not answered, with the status of each protocol. No protocol's package is imported here."""
+"""Errors of requests, with the status of each protocol. No protocol's package is imported here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from opau_onnx.errors import OpauError
 
 
 class RequestError(OpauError):
-    """A request that is not answered.
+    """A request that fails.
 
     Attributes:
         kind: a short name, the label of the error metric.
@@ -34,7 +34,7 @@ class UnauthenticatedError(RequestError):
 
 
 class ForbiddenError(RequestError):
-    """What this server does for nobody, or not for this client."""
+    """An operation that is disabled, or not allowed to this client."""
 
     kind, http, grpc = "forbidden", 403, "PERMISSION_DENIED"
 
@@ -52,7 +52,7 @@ class TooLargeError(RequestError):
 
 
 class QueueFullError(RequestError):
-    """As many requests wait as may wait."""
+    """The queue is full."""
 
     kind, http, grpc = "queue_full", 429, "RESOURCE_EXHAUSTED"
 
@@ -76,7 +76,7 @@ class UnavailableError(RequestError):
 
 
 class DeadlineError(RequestError):
-    """The answer was not there in time."""
+    """Deadline exceeded."""
 
     kind, http, grpc = "deadline", 504, "DEADLINE_EXCEEDED"
 

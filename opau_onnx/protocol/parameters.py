@@ -12,7 +12,7 @@ UNSUPPORTED = ("classification", "shared_memory_region", "sequence_id", "sequenc
 
 
 def check_supported(parameters: Mapping[str, Any]) -> None:
-    """Check that the request can be answered without regard to its parameters; those that are off, 0 or empty ask for nothing.
+    """Check that the request has no parameters that the server does not support; those that are off, 0 or empty are ignored.
 
     Raises:
         InvalidRequestError: one of them asks for what this server does not do.

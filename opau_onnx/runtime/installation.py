@@ -1,4 +1,4 @@
-"""How onnxruntime is installed: several of its packages share one folder, and then none of them is whole."""
+"""Check of onnxruntime's installation: several of its packages share one folder, and then none of them is whole."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def packages() -> dict[str, str]:
 
 
 def problem() -> str | None:
-    """What is wrong with the installation, with its remedy; None where one whole package is there.
+    """Fault of the installation with its remedy; None where one package is installed, whole.
 
     pip lets each package overwrite the files of the other, so the one installed last runs; and removing either takes the shared
     files away from the one that stays.

@@ -46,7 +46,7 @@ _SIGNED = b"opau_onnx layout 1 "
 
 
 class UnknownOptionsError(Exception):
-    """What the session options do to a model cannot be told; the message says why."""
+    """Session options whose effect on a model is unknown; the message names them."""
 
 
 def key(model: bytes, library: str, options: Any, processor: str | None = None) -> str:

@@ -126,13 +126,13 @@ def _server(path: Path, device: str, *options: str) -> Iterator[None]:
 def _served(target: Gpu | Cpu, kind: str, files: dict[str, Path]) -> Iterator[dict[str, Any]]:
     """Rows a second and latency over gRPC, one row a request; every result compared with the CPU's within what TF32 changes."""
     from opau_onnx.loadtest.api import run as load
-    from opau_onnx.loadtest.settings import Settings
+    from opau_onnx.loadtest.config import LoadTestConfig
 
-    settings = {"clients": CLIENTS, "seconds": 3.0, "wait_s": 60.0, "rtol": 2e-2, "atol": 2e-2}
     for activation, path in files.items():
         for graph in (False,) if target.dry else (False, True):
             with _server(path, target.name, *(("--cuda-graph",) if graph else ())):
-                found = load(f"grpc://127.0.0.1:{PORT}", path.stem, Settings(expect=path, **settings))  # type: ignore[arg-type]
+                config = LoadTestConfig(clients=CLIENTS, seconds=3.0, wait_s=60.0, rtol=2e-2, atol=2e-2, expect=path)
+                found = load(f"grpc://127.0.0.1:{PORT}", path.stem, config)
             yield {
                 "network": kind, "activation": activation, "cuda_graph": graph, "rows_per_s": round(found.rows_per_s, 1),
                 "p50_ms": round(found.latency_ms["p50"], 3), "p99_ms": round(found.latency_ms["p99"], 3),

@@ -68,8 +68,9 @@ def test_a_bar_that_is_missed(model: Path) -> None:
     assert not json.loads(model.with_name("m.certificate.json").read_text())["passed"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="waits until the process has loaded the library: Linux")
 def test_interrupting_leaves_nothing(model: Path) -> None:
-    required_library()
+    library = required_library()._name
     command = [*COMMAND, str(model), "--dtypes", "float32", "--threads", "1"]
     # A shell that runs the tests in its background has them ignore SIGINT, which children inherit.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -77,7 +78,9 @@ def test_interrupting_leaves_nothing(model: Path) -> None:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     finally:
         signal.signal(signal.SIGINT, before)
-    time.sleep(4)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and library not in maps.read_text():  # before that it is Python that is interrupted
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2

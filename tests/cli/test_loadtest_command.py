@@ -25,22 +25,22 @@ def run(*arguments: Any) -> Any:
 
 
 def once(act: str) -> Any:
-    return lambda n: act if n == 20 else "right"
+    return lambda n: act if n == 30 else "correct"
 
 
-def test_all_right(tmp_path: Path) -> None:
+def test_all_correct(tmp_path: Path) -> None:
     report = tmp_path / "found.json"
     with threaded(FakeHttp()) as server:
         done = run(server.url, "--model", "twice", *QUICK, "--rows", "1-4", "--report", report)
     assert done.exit_code == 0, done.output
     assert "fake 0, model twice version 1 (implementation kernel; provider FakeProvider)" in done.output
     assert "closed loop, 4 clients" in done.output
-    assert "what it always gets wrong is not seen" in done.output
-    assert done.output.rstrip().endswith("all answers were right")
+    assert "errors that it always makes are not detected" in done.output
+    assert done.output.rstrip().endswith("all responses were correct")
     content = json.loads(report.read_text())
     assert content["format"] == "opau_onnx.loadtest/1"
     assert content["ok"] is True
-    assert content["counts"] == {"right": 40}
+    assert content["counts"] == {"correct": 40}
     assert content["requests"] == 40
     assert set(content["latency_ms"]) == {"mean", "p50", "p90", "p99", "p99.9", "max"}
     assert content["latency_ms"]["p50"] <= content["latency_ms"]["p99.9"] <= content["latency_ms"]["max"]
@@ -63,19 +63,22 @@ def test_grpc_and_the_open_loop_with_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("act", "said"),
     [
-        ("wrong", "wrong: 1 (answered with something else)\n  1 × request"),
-        ("close", "lost: 1 (sent, and the connection ended without a whole answer)\n  1 × connection closed without an answer"),
-        ("429", "refused: 1 (HTTP 429 or RESOURCE_EXHAUSTED: too many at once)\n  1 × you get 429"),
+        ("wrong", "incorrect: 1 (another response, or one that violates the protocol)\n  1 × request"),
+        (
+            "close",
+            "connection lost: 1 (sent, but the connection ended before a complete response)\n  1 × connection closed without a",
+        ),
+        ("429", "rejected: 1 (HTTP 429 or RESOURCE_EXHAUSTED: the server is overloaded)\n  1 × you get 429"),
         ("500", "HTTP 500: 1\n  1 × you get 500"),
     ],
 )
-def test_faults(act: str, said: str, tmp_path: Path) -> None:
+def test_errors(act: str, said: str, tmp_path: Path) -> None:
     report = tmp_path / "found.json"
     with threaded(FakeHttp(once(act))) as server:
         done = run(server.url, *QUICK, "--report", report)
     assert done.exit_code == 1, done.output
     assert said in done.output
-    assert "NOT all answers were right" in done.output
+    assert "NOT all responses were correct" in done.output
     assert json.loads(report.read_text())["ok"] is False
 
 
@@ -92,10 +95,10 @@ def test_interrupting_shows_what_was_measured(tmp_path: Path) -> None:
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "stopped: interrupted" in output
-    assert "all answers were right" in output
+    assert "all responses were correct" in output
     content = json.loads(report.read_text())
     assert content["stopped"] == "interrupted"
-    assert content["counts"]["right"] > 300
+    assert content["counts"]["correct"] > 300
 
 
 def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,13 +112,13 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
             assert "secret" not in done.output + report.read_text()
         done = run(server.url, *QUICK)
     assert done.exit_code == 2
-    assert "without its bearer token" in " ".join(done.output.split())
+    assert "requires a bearer token" in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("http://127.0.0.1:1",), "http://127.0.0.1:1 does not answer"),
+        (("http://127.0.0.1:1",), "http://127.0.0.1:1 cannot be reached"),
         (("127.0.0.1:8000",), "is no address of a server"),
         (("http://h", "--rows", "0"), "--rows is '0'"),
         (("http://h", "--rows", "8-1"), "--rows is '8-1'"),

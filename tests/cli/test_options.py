@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from typer.testing import CliRunner
 
 import opau_onnx
 from opau_onnx.cli.options import input_shapes, shapes_of_file
+from opau_onnx.cli.serve_options import ModelOptions, ServerOptions
 from opau_onnx.errors import LoadError
 from opau_onnx.io.source import load
 from opau_onnx.nn import HP1
+from opau_onnx.serve.config import ModelSettings, ServerSettings
 
 COMMANDS = ("export", "collapse", "verify", "plot", "inspect", "certify", "bench", "serve", "loadtest", "deploy")
 
@@ -76,3 +79,11 @@ def test_shapes_by_name_for_a_torch_model(tmp_path: Path, monkeypatch: pytest.Mo
     assert [tuple(x.shape) for x in source.inputs] == [(2, 3), (2, 5)]
     with pytest.raises(LoadError, match=r"names 'other'; the model takes left, right"):
         load(tmp_path / "two.pt", factory="two_inputs:build", input_shapes={"other": (2, 5), "left": (2, 3)})
+
+
+def test_only_given_options_of_serving_are_settings() -> None:
+    """Each name is a setting of the server or of its models, and what was not given leaves the file's value."""
+    assert ModelOptions(device="cpu", max_queue=0).given() == {"device": "cpu", "max_queue": 0}
+    assert ServerOptions(tls_cert=Path("a.pem"), http_port=-1).given() == {"http_port": -1, "tls_cert": "a.pem"}
+    for options, settings in ((ModelOptions, ModelSettings), (ServerOptions, ServerSettings)):
+        assert {field.name for field in fields(options)} <= set(settings.__struct_fields__)

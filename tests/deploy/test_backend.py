@@ -44,7 +44,7 @@ def test_parameters_that_would_be_ignored(key: str, value: str, message: str) ->
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("enable_cuda_graph", "1", "answers would be wrong"),
+        ("enable_cuda_graph", "1", "results would be wrong"),
         ("device_id", "1", "--gpu"),
         ("user_compute_stream", "1", "the backend sets it"),
         ("use_tf16", "0", "no option 'use_tf16'"),

@@ -291,7 +291,7 @@ def test_without_the_library(learned: Path, tmp_path: Path, monkeypatch: pytest.
         (Options(library_path="/ops.so"), "no learned activation"),
         (Options(parameters={"x": "1"}), "no parameter 'x'"),
         (Options(threads=2, parameters={"intra_op_thread_count": "1"}), "give one of them"),
-        (Options(device="cuda", cuda={"enable_cuda_graph": "1"}), "answers would be wrong"),
+        (Options(device="cuda", cuda={"enable_cuda_graph": "1"}), "results would be wrong"),
     ],
 )
 def test_options_that_make_no_sense(options: Options, message: str, plain: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small servers of one model that answer rightly, or as badly as they are told to. They share no code with the load test."""
+"""Small servers of one model, with faults on demand. They share no code with the load test."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FakeHttp:
         token: that is asked for.
     """
 
-    def __init__(self, act: Act = lambda n: "right", *, prefix: str = "", token: str | None = None) -> None:
+    def __init__(self, act: Act = lambda n: "correct", *, prefix: str = "", token: str | None = None) -> None:
         self.act, self.prefix, self.token = act, prefix, token
         self.seen, self.ready, self.known, self.lists = 0, True, True, True
         self.port = 0
@@ -90,7 +90,7 @@ class FakeHttp:
             self._tasks.discard(asyncio.current_task())
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; False: the connection ends."""
+        """InferResponse one request; False: the connection ends."""
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
         headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
@@ -191,7 +191,7 @@ def reply(
 class FakeGrpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """A server over gRPC; attributes as :class:`FakeHttp` has them."""
 
-    def __init__(self, act: Act = lambda n: "right", *, token: str | None = None) -> None:
+    def __init__(self, act: Act = lambda n: "correct", *, token: str | None = None) -> None:
         self.act, self.token, self.seen, self.port = act, token, 0, 0
         self.ready = self.known = self.lists = True
 

@@ -98,14 +98,14 @@ def test_holm() -> None:
     assert holm({"a": 0.9, "b": 0.8}) == {"b": 1.0, "a": 1.0}
 
 
-def test_what_is_said() -> None:
+def test_conclusions() -> None:
     text = "\n".join(conclusions(summaries(RUNS), {"relu": {"median_s": 0.001}, "hp1": {"median_s": 0.0011}}))
-    assert "better than ReLU: HP-1; worse than ReLU: ELU. GELU cannot be told from ReLU by these runs." in text
-    assert "3 comparisons were made" in text
-    assert "An epoch with HP-1 takes 2.50 times ReLU's, inference 1.10 times." in text
-    assert "HP-1 against ReLU: +1.00 ± 0.25 points" in text
+    assert "better than ReLU: HP-1; worse than ReLU: ELU. No significant difference from ReLU: GELU." in text
+    assert "Of 3 comparisons without a true difference, one in twenty" in text
+    assert "A training epoch with HP-1 takes 2.50 times as long as with ReLU, inference 1.10 times as long." in text
+    assert "HP-1 compared with ReLU: +1.00 ± 0.25 points" in text
     alone = conclusions(summaries(RUNS[:3]), {})
-    assert alone == ["ReLU and another activation have no two seeds in common: nothing can be said of differences."]
+    assert alone == ["No activation shares two seeds with ReLU, so differences cannot be assessed."]
 
 
 @pytest.mark.parametrize(("minutes", "epochs"), [(60.0, 14), (10.0, 2), (5.0, 1)])
@@ -137,8 +137,8 @@ def test_the_page(tmp_path: Path) -> None:
     page.write(kept, tmp_path / "c.md", "c.png")
     text = (tmp_path / "c.md").read_text()
     assert "| HP-1 | 91.00 ± 1.10 | +1.00 ± 0.25 | yes, better | 10 | 5.0 |" in text
-    assert "9 epochs each. So many epochs fit into 60 minutes" in text
-    assert "mish: every run failed" in text.replace("Mish", "mish")
+    assert "9 epochs each. The number of epochs was chosen to fit into 60 minutes" in text
+    assert "mish: all runs failed" in text.replace("Mish", "mish")
     assert "**Not measured here.**" in text
     assert "| CIFAR-100 | PreActResNet-34 | +5.06 | +4.63 |" in text
     assert "nan" not in text.replace("the loss is nan", "")

@@ -97,7 +97,7 @@ class IntervalOps:
             return y.wide(smallest, np.where(pole, np.inf, np.maximum.reduce(quotients)))
 
     def where_nonzero(self, test: Any, x: Interval, y: Any) -> Interval:
-        """What holds both: which of them it is would take more than intervals."""
+        """The hull of both: intervals cannot tell which of them applies."""
         low, high = x._bounds(y)
         return Interval(np.minimum(x.low, low), np.maximum(x.high, high), x.unit, x.tiny)
 

@@ -96,14 +96,14 @@ def _before(found: Absorbed) -> bool:
 
 
 def _absorbable(own: Array, merged: Array, offsets: Array) -> bool:
-    """Whether an affine (rows scale and shift) may be merged with what follows it; ``offsets``: the sizes that are summed."""
+    """True where an affine (rows scale and shift) may be merged with the next one; ``offsets``: the sizes that are summed."""
     if not (np.isfinite(merged).all() and all(_within(v, *FACTORS) for v in (own, merged))):
         return False
     return bool((offsets <= CANCELLING * np.abs(merged).max(axis=0)).all())
 
 
 def _within(values: Array, low: float, high: float) -> bool:
-    """Whether all are zero or of such a size."""
+    """True where all values are zero or of such a size."""
     sizes = np.abs(values[values != 0])
     return bool(((sizes >= low) & (sizes <= high)).all())
 

@@ -1,4 +1,4 @@
-"""Conclusions from the differences, in words."""
+"""Conclusions from the differences, as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = {
     "opau_chebyshev": "OPAU Chebyshev T", "opau_chebyshev_u": "OPAU Chebyshev U", "opau_laguerre": "OPAU Laguerre",
     "opau_legendre": "OPAU Legendre", "pau_a": "PAU (F2)", "pau_b": "PAU (F3)",
 }  # fmt: skip
-"""Of activations, for readers; what is not here is called as it is in models/activations.py."""
+"""Display names of activations; others keep their names of models/activations.py."""
 Compared = dict[str, tuple[Summary, Difference]]
 
 
@@ -27,12 +27,12 @@ def conclusions(found: Sequence[Summary], inference: Mapping[str, Any]) -> list[
     """
     compared = {s.activation: (s, s.difference) for s in found if s.difference is not None and s.difference.seeds > 1}
     if not compared:
-        return ["ReLU and another activation have no two seeds in common: nothing can be said of differences."]
+        return ["No activation shares two seeds with ReLU, so differences cannot be assessed."]
     return [_verdicts(compared), _multiplicity(compared), _hermite(compared), _costs(found, inference)]
 
 
 def name(summary: Summary) -> str:
-    """For readers."""
+    """Display name of an activation."""
     return NAMES.get(summary.activation, summary.activation)
 
 
@@ -52,10 +52,10 @@ def _verdicts(compared: Compared) -> str:
         ", ".join(name(s) for s, d in compared.values() if d.verdict == verdict)
         for verdict in ("yes, better", "yes, worse", "no")
     )
-    rest = f"{open_} cannot be told from ReLU by these runs." if open_ else "None is left undecided."
+    rest = f"No significant difference from ReLU: {open_}." if open_ else "All differences are significant."
     return (
-        "By more than the uncertainty of the difference, each activation taken by itself: better than ReLU: "
-        f"{better or 'none'}; worse than ReLU: {worse or 'none'}. {rest}"
+        f"At the {LEVEL:.0%} level, without correction for multiple comparisons: better than ReLU: {better or 'none'}; worse "
+        f"than ReLU: {worse or 'none'}. {rest}"
     )
 
 
@@ -64,16 +64,16 @@ def _multiplicity(compared: Compared) -> str:
     left = ", ".join(name(compared[key][0]) for key, p in raised.items() if p < 1 - LEVEL)
     seeds = min(d.seeds for _, d in compared.values())
     return (
-        f"{len(compared)} comparisons were made: if no activation differed from ReLU, one in twenty would still seem to. With "
-        f"Holm's correction for that, differ at {LEVEL:.0%}: {left or 'none'}. {seeds} seeds are few: an interval from them "
-        f"reaches {width(seeds):.1f} standard errors to either side. It tells how training varies, not how test images do: all "
-        "were tested on the same."
+        f"Of {len(compared)} comparisons without a true difference, one in twenty is expected to appear significant by chance. "
+        f"Significant after Holm's correction: {left or 'none'}. With only {seeds} seeds the confidence interval extends "
+        f"{width(seeds):.1f} standard errors to either side. It covers the variance of training, not that of the test set, "
+        "which is the same for all runs."
     )
 
 
 def _hermite(compared: Compared) -> str:
     return " ".join(
-        f"{name(s)} against ReLU: {difference(d)} points; larger than the uncertainty: {d.verdict}."
+        f"{name(s)} compared with ReLU: {difference(d)} points; significant: {d.verdict}."
         for s, d in compared.values()
         if s.activation in ("hp1", "hp2")
     )
@@ -85,8 +85,8 @@ def _costs(found: Sequence[Summary], inference: Mapping[str, Any]) -> str:
     for key in ("hp1", "hp2"):
         if key in by_name and BASE in by_name:
             ratio = by_name[key].epoch_seconds / by_name[BASE].epoch_seconds
-            line = f"An epoch with {NAMES[key]} takes {ratio:.2f} times ReLU's"
+            line = f"A training epoch with {NAMES[key]} takes {ratio:.2f} times as long as with ReLU"
             if key in inference and BASE in inference:
-                line += f", inference {inference[key]['median_s'] / inference[BASE]['median_s']:.2f} times"
+                line += f", inference {inference[key]['median_s'] / inference[BASE]['median_s']:.2f} times as long"
             lines.append(f"{line}.")
     return " ".join(lines)

@@ -1,4 +1,4 @@
-"""The results as a page: a table, what can be said of it, and the paper's figures beside it."""
+"""The results as a page: a table, conclusions, and the paper's figures beside it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def write(store: Store, path: Path, picture: str) -> None:
     """Write the page; ``picture`` is the name of the PNG beside it."""
     found = summaries(store.runs)
     parts = [
-        "# Activations compared",
+        "# Comparison of activations",
         _about(store, found),
         _table(_rows(store, found)),
         _legend(store, found),
-        f"![test accuracy, time to train and time to run of each activation]({picture})",
-        "## What can be said",
+        f"![test accuracy, training time and inference time of each activation]({picture})",
+        "## Conclusions",
         *conclusions(found, store.inference.get("results", {})),
-        "## The paper's figures",
+        "## Results of the paper",
         *_paper(),
     ]
     with replacing(path) as temporary:
@@ -48,12 +48,15 @@ def _about(store: Store, found: Sequence[Summary]) -> str:
         f"{_sentence(recipe['optimizer'])} Learning rate {recipe['lr']:g}; {_sentence(recipe['schedule'], start=False)} "
         f"Batches of {recipe['batch_size']}. {_sentence(recipe['loss'])} Augmentation: {recipe['augmentation']}."
         + "".join(f" {text}: {recipe[key]}." for key, text in EXTRAS.items() if key in recipe),
-        "The weights after the last epoch are tested, once; nothing is selected.",
-        f"{processor}, {machine['jobs']} runs side by side with {recipe['threads']} thread each, PyTorch {machine['torch']}, "
+        "Accuracy is measured once, with the weights after the last epoch; no checkpoint is selected.",
+        f"{processor}, {machine['jobs']} runs in parallel with {recipe['threads']} thread each, PyTorch {machine['torch']}, "
         f"onnxruntime {machine['onnxruntime']}.",
     ]
     if budget["minutes"] is not None:
-        lines[0] += f" So many epochs fit into {budget['minutes']:g} minutes by a measurement beforehand; all get the same."
+        lines[0] += (
+            f" The number of epochs was chosen to fit into {budget['minutes']:g} minutes, from a timing run; it is the "
+            "same for all."
+        )
     return "\n".join(lines)
 
 
@@ -63,8 +66,8 @@ def _sentence(text: str, *, start: bool = True) -> str:
 
 def _rows(store: Store, found: Sequence[Summary]) -> Table:
     head = [
-        "activation", "test accuracy, %", "from ReLU, points", "larger than its uncertainty?", "parameters", "s an epoch",
-        "inference, ms", "of ReLU's",
+        "activation", "test accuracy, %", "difference from ReLU, points", "significant?", "parameters", "s per epoch",
+        "inference, ms", "relative to ReLU",
     ]  # fmt: skip
     times = {key: 1e3 * r["median_s"] for key, r in store.inference.get("results", {}).items()}
     rows = [[
@@ -82,17 +85,18 @@ def _table(rows: Table) -> str:
 
 def _legend(store: Store, found: Sequence[Summary]) -> str:
     lines = [
-        "Accuracy: mean ± sample deviation over the seeds. From ReLU: the mean of the differences of runs of one seed (same "
-        f"order, augmentation and initial weights) ± half of Student's {LEVEL:.0%} interval. Seconds an epoch: median over "
-        "the epochs of a run, of the seed with the lowest, beside another run where runs went side by side."
+        "Accuracy: mean ± sample standard deviation over the seeds. Difference from ReLU: mean of the paired differences of "
+        f"runs with the same seed (same order, augmentation and initial weights) ± half of Student's {LEVEL:.0%} confidence "
+        "interval; significant where that interval excludes 0. Seconds per epoch: median over the epochs "
+        "of a run, for the fastest seed, beside the other runs in parallel."
     ]
     if store.inference:
         lines.append(
             f"Inference: onnxruntime, {store.inference['threads']} thread, batch {store.inference['batch']}, learned "
-            "activations in our compiled kernel, the networks in turns, medians."
+            "activations in the compiled kernel; medians of interleaved measurements."
         )
     lines += [f"{name(s)}: {len(s.failed)} runs failed ({s.failed[0]})." for s in found if s.failed]
-    lines += [f"{lost}: every run failed ({reason})." for lost, reason in _lost(store, found).items()]
+    lines += [f"{lost}: all runs failed ({reason})." for lost, reason in _lost(store, found).items()]
     return "\n".join(lines)
 
 
@@ -102,13 +106,13 @@ def _lost(store: Store, found: Sequence[Summary]) -> dict[str, str]:
 
 
 def _paper() -> list[str]:
-    head = ["data", "model", "HP-1, the paper's", "HP-2, the paper's"]
+    head = ["data set", "model", "HP-1 (paper)", "HP-2 (paper)"]
     rows = [[r.dataset.upper(), r.model, f"{r.hp1:+.2f}", f"{r.hp2:+.2f}"] for r in paper.ROWS]
     commands = "\n".join(paper.command(row) for row in paper.ROWS)
     return [
         f"{paper.SOURCE}. **Not measured here.** {paper.ABOUT}",
         _table([head, *rows]),
-        "What repeats its lines on a GPU, by recipes that are ours ([training.md](training.md)); FOLDER holds the data set's "
-        "binary version:",
+        "Commands that repeat these experiments on a GPU with the recipes of this repository ([training.md](training.md)); "
+        "FOLDER holds the binary version of the data set:",
         f"```\n{commands}\n```",
     ]

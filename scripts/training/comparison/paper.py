@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 SOURCE = 'Biswas, Banerjee, Pandey, "Orthogonal-Padé Activation Functions", arXiv 2106.09693'
 ABOUT = (
-    "Gains over ReLU in points of top-1 accuracy, from the paper's abstract. How the paper trained, and with how many seeds, "
-    "could not be read; which of its two activations is HP-1 is our reading."
+    "Gains over ReLU in percentage points of top-1 accuracy, from the abstract. The training recipe and the number of seeds "
+    "were not available to us; which of the two activations is HP-1 is our interpretation."
 )
 
 

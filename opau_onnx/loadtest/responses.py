@@ -11,16 +11,16 @@ import numpy as np
 from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec
 
 
-class BadAnswerError(Exception):
-    """An answer that says success and is none: not of the protocol, or not what was asked for."""
+class InvalidResponseError(Exception):
+    """A response of success that violates the protocol, or differs from the expected one."""
 
 
 class StatusError(Exception):
-    """An answer that says that the request failed.
+    """An error response of the server.
 
     Attributes:
         status: "HTTP 500" or the name of a gRPC status.
-        reason: the server's own words.
+        reason: the server's error message.
     """
 
     def __init__(self, status: str, reason: str) -> None:
@@ -30,7 +30,7 @@ class StatusError(Exception):
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of an answer.
+    """One tensor of a response.
 
     Attributes:
         datatype: of the protocol.
@@ -43,18 +43,18 @@ class Tensor:
     content: bytes
 
     def array(self) -> Array:
-        """The numbers.
+        """The values as a numpy array.
 
         Raises:
-            BadAnswerError: an unknown data type, or another number of bytes than the shape asks for.
+            InvalidResponseError: an unknown data type, or another number of bytes than the shape asks for.
         """
         if self.datatype not in DATATYPES:
-            raise BadAnswerError(f"datatype {self.datatype!r} is none of {', '.join(DATATYPES)}")
+            raise InvalidResponseError(f"datatype {self.datatype!r} is none of {', '.join(DATATYPES)}")
         dtype = DATATYPES[self.datatype].numpy
         try:
             return np.frombuffer(self.content, dtype).reshape(self.shape)
         except ValueError:
-            raise BadAnswerError(f"{len(self.content)} bytes for {self.datatype} of shape {list(self.shape)}") from None
+            raise InvalidResponseError(f"{len(self.content)} bytes for {self.datatype} of shape {list(self.shape)}") from None
 
 
 def tensor(array: Array, datatype: str) -> Tensor:
@@ -63,11 +63,11 @@ def tensor(array: Array, datatype: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer to one request.
+class InferResponse:
+    """The response to one request.
 
     Attributes:
-        id: of the request that it answers, as the server says; "" where it does not.
+        id: of the request, as the server returns it; "" where it does not.
         outputs: by name.
     """
 
@@ -76,8 +76,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Question:
-    """One request before it is a message.
+class InferRequest:
+    """One inference request before it is encoded.
 
     Attributes:
         number: its place in the pool.
@@ -91,24 +91,24 @@ class Question:
 
     @property
     def id(self) -> str:
-        """Expected outputs."""
+        """Id that the server must return."""
         return f"opau-{self.number}"
 
     @property
     def nbytes(self) -> int:
-        """Of its tensors."""
+        """Bytes of its tensors."""
         return sum(x.nbytes for x in self.inputs.values())
 
 
 @dataclass(frozen=True)
-class Model:
+class ServedModel:
     """A model as its server describes it.
 
     Attributes:
         name: of the model.
-        version: that was asked for; None: the server chooses.
-        inputs, outputs: with the batch axis; -1 for an open one.
-        metadata: all that the server says of it, with its parameters where it has any.
+        version: requested; None: the server chooses.
+        inputs, outputs: with the batch axis; -1 for a dynamic one.
+        metadata: the server's metadata of it, with its parameters where it has any.
         server: name, version and extensions of the server.
     """
 
@@ -121,13 +121,13 @@ class Model:
 
 
 def tensor_specs(described: Any) -> tuple[TensorSpec, ...]:
-    """Those of the metadata's "inputs" or "outputs".
+    """Tensors of the metadata's "inputs" or "outputs".
 
     Raises:
-        BadAnswerError: they are none, or of a data type that has no numbers.
+        InvalidResponseError: missing or malformed, or of a datatype that is not numeric.
     """
     if not isinstance(described, Sequence) or isinstance(described, str) or not described:
-        raise BadAnswerError("the model's metadata name no inputs or no outputs")
+        raise InvalidResponseError("the model's metadata has no inputs or no outputs")
     return tuple(_spec(one) for one in described)
 
 
@@ -135,7 +135,7 @@ def _spec(one: Any) -> TensorSpec:
     try:
         found = TensorSpec(str(one["name"]), str(one["datatype"]), tuple(int(size) for size in one["shape"]))
     except (KeyError, TypeError, ValueError):
-        raise BadAnswerError(f"the model's metadata describe a tensor as {one!r}; expected name, datatype and shape") from None
+        raise InvalidResponseError(f"the model's metadata has the tensor {one!r}; expected name, datatype and shape") from None
     if found.datatype not in DATATYPES:
-        raise BadAnswerError(f"{found.name} is {found.datatype}; a load test can be made of {', '.join(DATATYPES)}")
+        raise InvalidResponseError(f"{found.name} is {found.datatype}; a load test supports {', '.join(DATATYPES)}")
     return found

@@ -1,4 +1,4 @@
-"""Settings and target of a load test. Nothing heavy is imported here."""
+"""LoadTestConfig and target of a load test. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opau_onnx.core.reports import Reported
 from opau_onnx.errors import OpauError
 
 DEFAULT_SECONDS = 10.0
-"""How long is measured where neither a count nor a time is given."""
+"""Seconds of measurement where neither a count nor a time is given."""
 ARRIVALS = ("poisson", "uniform")
 _SCHEMES = {"http": ("http", False), "https": ("http", True), "grpc": ("grpc", False), "grpcs": ("grpc", True)}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -21,33 +21,33 @@ Shape = tuple[int, ...]
 
 
 class LoadTestError(OpauError):
-    """A load test that cannot be carried out (not: one that found faults)."""
+    """A load test that cannot be carried out (not: one that found errors)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Reported):
-    """How a server is loaded, with what, and what is expected of it.
+class LoadTestConfig(Reported):
+    """LoadTestConfig of a load test.
 
     Attributes:
-        clients: closed loop: so many clients, each of which sends its next request when the last one was answered; open loop:
-            at most so many requests are under way, the others wait (and their latency grows). None: 16, or 256.
-        rate: open loop: requests a second that arrive whatever the server does; None: closed loop.
-        arrivals: open loop: "poisson", exponential gaps; "uniform", equal ones.
-        requests, seconds: what ends the measurement, whichever comes first; both None: 10 seconds.
-        warmup_s: seconds before it; those answers are checked, but neither timed nor counted as measured.
+        clients: closed loop: number of clients, each of which sends its next request after the last response; open loop: most
+            requests in flight, the others wait (and their latency grows). None: 16, or 256.
+        rate: open loop: requests per second, independent of the server; None: closed loop.
+        arrivals: open loop: "poisson", exponential interarrival_times; "uniform", equal ones.
+        requests, seconds: end of the measurement, whichever comes first; both None: 10 seconds.
+        warmup_s: seconds before it; those responses are checked but not measured.
         timeout_s: for one request, from when it is sent (closed loop) or arrives (open loop).
         rows: fewest and most rows of a request; None: what the model fixes, else the input shapes' first size, else 1.
         pool: number of distinct prepared requests; None: 64 or the number of clients, fewer where they are large.
-        input_shapes: for axes that the model leaves open: one shape for each input in order, or shapes by the inputs' names.
+        input_shapes: for dynamic axes: one shape for each input in order, or shapes by the inputs' names.
         data: real inputs as :func:`opau_onnx.io.samples.read_samples` takes them; None: random ones.
-        expect: ONNX file that says what is right; None: the server's own answers to single requests before the load.
-        rtol, atol: an answer is right within atol + rtol * abs(expected); None, both: see :mod:`opau_onnx.loadtest.tolerance`.
+        expect: ONNX file whose outputs are expected; None: the server's own responses to single requests before the load.
+        rtol, atol: tolerance atol + rtol * abs(expected); None, both: measured, see :mod:`opau_onnx.loadtest.tolerance`.
         seed: of the random inputs, the order of row counts and the arrivals.
         model_version: of the model on the server; None: the server chooses.
         ca: PEM file of the authority that signed the server's certificate; None: the system's.
         token: bearer token.
-        wait_s: so long the server may take until it answers and the model is ready.
-        give_up_s: the test ends when nobody could connect for so long.
+        wait_s: seconds to wait for the server and the model to be ready.
+        unreachable_timeout_s: seconds without any connection after which the test ends.
     """
 
     hidden = ("token",)
@@ -71,12 +71,14 @@ class Settings(Reported):
     ca: str | Path | None = None
     token: str | None = field(default=None, repr=False)
     wait_s: float = 0.0
-    give_up_s: float = 30.0
+    unreachable_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
         _at_least(1, clients=self.clients, requests=self.requests, pool=self.pool)
         _at_least(0.0, warmup_s=self.warmup_s, rtol=self.rtol, atol=self.atol, wait_s=self.wait_s)
-        _above_zero(rate=self.rate, seconds=self.seconds, timeout_s=self.timeout_s, give_up_s=self.give_up_s)
+        _above_zero(
+            rate=self.rate, seconds=self.seconds, timeout_s=self.timeout_s, unreachable_timeout_s=self.unreachable_timeout_s
+        )
         if self.arrivals not in ARRIVALS:
             raise LoadTestError(f"arrivals is {self.arrivals!r}; expected one of {', '.join(ARRIVALS)}")
         if self.rows is not None and not 1 <= self.rows[0] <= self.rows[1]:
@@ -86,7 +88,7 @@ class Settings(Reported):
 
     @property
     def connections(self) -> int:
-        """Most requests that are under way at once."""
+        """Most requests in flight at once."""
         return self.clients or (16 if self.rate is None else 256)
 
     @property
@@ -109,7 +111,7 @@ def _above_zero(**values: float | None) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a server is.
+    """Address of a server.
 
     Attributes:
         url: as it was given.

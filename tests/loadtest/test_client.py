@@ -1,4 +1,4 @@
-"""Before the load: addresses, servers that are not there or not ready, unknown models, TLS, tokens, expected answers."""
+"""Before the load: addresses, servers that are not there or not ready, unknown models, TLS, tokens, expected responses."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import asyncio
 import datetime
 import ipaddress
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from opau_onnx.loadtest import LoadResult, LoadTestError, Settings, run_async
-from opau_onnx.loadtest.recorder import RIGHT, WRONG
-from opau_onnx.loadtest.settings import target
+from opau_onnx.loadtest import LoadResult, LoadTestConfig, LoadTestError, run_async
+from opau_onnx.loadtest.config import target
+from opau_onnx.loadtest.recorder import CORRECT, INCORRECT
 from tests.loadtest.fakes import FakeGrpc, FakeHttp
 from tests.loadtest.onnx_models import twice
-from tests.loadtest.test_answers import QUICK, load
+from tests.loadtest.test_responses import QUICK, load
 
 FAKES = pytest.mark.parametrize("fake", [FakeHttp, FakeGrpc])
 FEW = {"clients": 2, "requests": 10, "warmup_s": 0, "pool": 4}
 
 
-def few(**settings: Any) -> Settings:
-    return Settings(**FEW, **settings)
+def few(**settings: Any) -> LoadTestConfig:
+    return LoadTestConfig(**FEW, **settings)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +84,11 @@ def test_no_addresses(url: str) -> None:
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(LoadTestError, match=said):
-        Settings(**settings)
+        LoadTestConfig(**settings)
 
 
 def test_the_token_is_not_told() -> None:
-    settings = Settings(token="a secret")
+    settings = LoadTestConfig(token="a secret")
     assert "secret" not in repr(settings) + str(settings.as_dict())
 
 
@@ -98,7 +100,7 @@ def test_nobody_there(fake: Any) -> None:
             return str(server.url)
 
     url = asyncio.run(port())
-    with pytest.raises(LoadTestError, match=rf"{url} does not answer: .*([Cc]onnect|refused)"):
+    with pytest.raises(LoadTestError, match=rf"{url} cannot be reached: .*([Cc]onnect|refused)"):
         asyncio.run(run_async(url, settings=few()))
 
 
@@ -112,11 +114,11 @@ def test_not_a_server_of_the_protocol() -> None:
         async with server:
             await run_async(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", settings=few())
 
-    with pytest.raises(LoadTestError, match="does not answer: the answer is not HTTP"):
+    with pytest.raises(LoadTestError, match="cannot be reached: the response is not HTTP"):
         asyncio.run(inside())
 
 
-def failing(server: Any, settings: Settings, model: str | None = None) -> str:
+def failing(server: Any, settings: LoadTestConfig, model: str | None = None) -> str:
     async def inside() -> None:
         async with server.running():
             await run_async(server.url, model, settings)
@@ -134,7 +136,9 @@ def test_an_unknown_model(fake: Any) -> None:
 def test_an_unknown_model_of_a_server_that_lists_none() -> None:
     server = FakeHttp()
     server.lists = False
-    assert "does not describe the model 'thrice' and lists no models: HTTP 404: not here" in failing(server, few(), "thrice")
+    assert "returns no metadata of the model 'thrice' and no list of models: HTTP 404: not here" in failing(
+        server, few(), "thrice"
+    )
     assert "does not list its models (HTTP 404: not here); name one with --model" in failing(server, few())
 
 
@@ -151,7 +155,7 @@ def test_a_model_that_is_listed_and_not_loaded(fake: Any) -> None:
     server = fake()
     server.known = False
     assert "is not ready" in failing(server, few(), "twice")
-    assert "does not describe version 7 of 'twice'" in failing(server, few(model_version="7"), "twice")
+    assert "returns no metadata of version 7 of 'twice'" in failing(server, few(model_version="7"), "twice")
 
 
 @FAKES
@@ -171,12 +175,22 @@ def test_waiting_for_a_server_and_its_model(fake: Any) -> None:
     assert asyncio.run(inside()).ok
 
 
+def test_importing_the_load_test_loads_no_framework() -> None:
+    """PyTorch comes with the policies, when a tolerance is measured; not with a given one."""
+    code = (
+        "import sys; from opau_onnx.loadtest import api, http, rpc, tolerance\n"
+        "assert not {'torch', 'keras'} & set(sys.modules), sorted(sys.modules)\n"
+        "assert 'opau_onnx.compare.tensors' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @FAKES
 def test_tokens(fake: Any) -> None:
     assert load(fake(token="very secret"), few(token="very secret")).ok
     for token in (None, "wrong"):
         said = failing(fake(token="very secret"), few(token=token))
-        assert "lets nobody in without its bearer token" in said
+        assert "requires a bearer token" in said
         assert "no token" in said
 
 
@@ -186,7 +200,8 @@ def test_a_prefix() -> None:
 
 @FAKES
 @pytest.mark.parametrize(
-    ("act", "said"), [("error", "single request before the load"), ("never", "no answer"), ("missing", "output 'top'")]
+    ("act", "said"),
+    [("error", "a single request before the load failed"), ("never", "no response"), ("missing", "output 'top'")],
 )
 def test_single_requests_that_fail(fake: Any, act: str, said: str) -> None:
     act = {"error": "429" if fake is FakeHttp else "RESOURCE_EXHAUSTED"}.get(act, act)
@@ -194,31 +209,31 @@ def test_single_requests_that_fail(fake: Any, act: str, said: str) -> None:
 
 
 @FAKES
-def test_expected_answers_of_a_file(fake: Any, tmp_path: Path) -> None:
+def test_expected_responses_of_a_file(fake: Any, tmp_path: Path) -> None:
     server = fake()
     path = twice(tmp_path / "twice.onnx")
-    result = load(server, Settings(clients=2, requests=30, warmup_s=0, pool=4, rows=(1, 4), expect=path))
+    result = load(server, LoadTestConfig(clients=2, requests=30, warmup_s=0, pool=4, rows=(1, 4), expect=path))
     assert result.ok
-    assert result.counts == {RIGHT: 30}
+    assert result.counts == {CORRECT: 30}
     assert server.seen == 30
     assert result.expected == f"{path}, run in onnxruntime here"
 
 
-def test_a_server_that_is_always_wrong_is_found_out_by_a_file(tmp_path: Path) -> None:
-    settings = Settings(clients=2, requests=20, warmup_s=0, pool=4, expect=twice(tmp_path / "m.onnx", shift=1.5))
+def test_a_server_that_is_always_wrong_is_detected_by_a_file(tmp_path: Path) -> None:
+    settings = LoadTestConfig(clients=2, requests=20, warmup_s=0, pool=4, expect=twice(tmp_path / "m.onnx", shift=1.5))
     result = load(FakeHttp(), settings)
-    assert result.counts == {WRONG: 20}
+    assert result.counts == {INCORRECT: 20}
     assert result.requests_per_s == 0
 
 
 def test_a_file_that_is_another_model(tmp_path: Path) -> None:
     other = twice(tmp_path / "m.onnx", output="z")
-    assert "is another model than the server's: its outputs are z: FP32" in failing(FakeHttp(), few(expect=other))
+    assert "is not the model that the server has: its outputs are z: FP32" in failing(FakeHttp(), few(expect=other))
 
 
-def test_answers_that_could_be_mixed_up_are_counted() -> None:
-    assert load(FakeHttp(), QUICK).lookalikes == 0
-    assert load(FakeHttp(), Settings(clients=2, requests=10, warmup_s=0, pool=8, atol=1e6)).lookalikes >= 2
+def test_responses_that_could_be_mixed_up_are_counted() -> None:
+    assert load(FakeHttp(), QUICK).indistinguishable == 0
+    assert load(FakeHttp(), LoadTestConfig(clients=2, requests=10, warmup_s=0, pool=8, atol=1e6)).indistinguishable >= 2
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +263,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return cert_file, key_file
 
 
-def encrypted(fake: Any, certificates: tuple[Path, Path], settings: Settings) -> LoadResult:
+def encrypted(fake: Any, certificates: tuple[Path, Path], settings: LoadTestConfig) -> LoadResult:
     cert, key = certificates
     if fake is FakeHttp:
         credentials: Any = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -271,7 +286,7 @@ def test_tls(fake: Any, certificates: tuple[Path, Path]) -> None:
 
 @FAKES
 def test_a_certificate_that_nobody_vouches_for(fake: Any, certificates: tuple[Path, Path]) -> None:
-    with pytest.raises(LoadTestError, match=r"does not answer: .*([Cc]ertificate|CERTIFICATE|Handshake|handshake)"):
+    with pytest.raises(LoadTestError, match=r"cannot be reached: .*([Cc]ertificate|CERTIFICATE|Handshake|handshake)"):
         encrypted(fake, certificates, few(timeout_s=5))
 
 
