@@ -96,6 +96,7 @@ def serve(
 def _serve(
     paths: list[Path], file: Path | None, server: dict[str, Any], models: dict[str, Any], engine: str, replicas: int | None
 ) -> None:
+    from opau_onnx._extras import explained
     from opau_onnx.errors import OpauError
 
     try:
@@ -117,7 +118,7 @@ def _serve(
     except OpauError as error:
         fail(str(error))
     except ModuleNotFoundError as error:
-        fail(f"{error}; install the server's packages: pip install 'opau-onnx[{'ray' if engine == 'ray' else 'serve'}]'")
+        fail(explained(error))
 
 
 def _given(**flags: Any) -> dict[str, Any]:
