@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "loadtest": {"core", "io", "compare", "protocol", "serve"},
     "deploy": {"native", "io", "graph", "runtime", "protocol", "serve"},
     "cli": {
+        "native",
         "core",
         "io",
         "graph",

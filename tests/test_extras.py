@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 import opau_onnx
 from opau_onnx._extras import EXTRAS, explained, remedy
 from opau_onnx.core.spec import Config
+from tests.cli.test_bench_command import TINY
 from tests.cli.test_serve_command import Process
 from tests.export import single
 
@@ -182,3 +183,24 @@ def test_a_module_of_no_extra() -> None:
         "No module named 'mine'; install the package that holds it"
     )
     assert remedy("opentelemetry.sdk") == "pip install 'opau-onnx[otel]'"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("export", [CHECKPOINT, "OUT"]),
+        ("collapse", ["FILE", "OUT"]),
+        ("verify", [CHECKPOINT, "FILE", "--data", CHECKPOINT]),
+        ("inspect", ["FILE"]),
+        ("plot", ["FILE", "OUT.png"]),
+        ("bench", [*TINY, "--device", "cuda"]),
+    ],
+)
+def test_commands_say_once_that_there_are_no_kernels(name: str, arguments: list[Any], file: Path, tmp_path: Path) -> None:
+    """Whatever the command ends with: the build that went without was silent."""
+    given = [{"FILE": file, "OUT": tmp_path / "out.onnx", "OUT.png": tmp_path / "out.png"}.get(a, a) for a in arguments]
+    gone = "import os\nos.environ['OPAU_LIBRARY'] = '/nowhere.so'\n"
+    done = python(f"{gone}{command(name, *given)}", "nothing")
+    said = [line for line in done.stderr.splitlines() if "/nowhere.so" in line]
+    assert len(said) == 1, done.stderr
+    assert said[0].startswith("compiled kernels are not installed, so learned activations are many times slower: OPAU_LIBRARY")

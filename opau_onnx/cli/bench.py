@@ -92,7 +92,9 @@ def _run(
     """Measure and write; errors of ours and Ctrl-C end the command with a message, code 2."""
     with steps(verbose=verbose) as step, failing("a file", verbose=verbose):
         from opau_onnx.core.spec import Config
+        from opau_onnx.native.library import say_if_missing
 
+        say_if_missing()
         activation = Config(*config)
         step("loading PyTorch and onnxruntime")
         from opau_onnx.bench.run import Settings, run

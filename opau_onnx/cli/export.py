@@ -149,7 +149,9 @@ def _run(
         step("loading PyTorch")
         from opau_onnx.export.api import export_model, validate_model
         from opau_onnx.io.atomic import write_json
+        from opau_onnx.native.library import say_if_missing
 
+        say_if_missing()
         step(f"reading {model}")
         source = reading.load(model)
         if validate_only:
