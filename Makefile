@@ -28,9 +28,10 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)
 	$(INSTALL) --no-deps rational-activations
 	touch $@ $(DEMO_STAMP)
 
-# What the demo needs, in the same place: `make env` adds the rest. CUDA kernels only where there is a GPU.
+# What the demo needs, in the same place: `make env` adds the rest, so the onnxruntime must be the same one. CUDA kernels only
+# where there is a GPU.
 $(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)
-	$(BUILD)="OPAU_CUDA=$(shell nvidia-smi >/dev/null 2>&1 && echo AUTO || echo OFF)" $(INSTALL) -e '.[plot]'
+	$(BUILD)="OPAU_CUDA=$(shell nvidia-smi >/dev/null 2>&1 && echo AUTO || echo OFF)" $(INSTALL) -e '.[gpu,plot]'
 	touch $@
 
 $(BIN):

@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from opau_onnx._extras import explained
+
 
 def lazy(
     package: str, where: Mapping[str, str], modules: Collection[str] = ()
@@ -16,13 +18,17 @@ def lazy(
         package: its name.
         where: public name -> the module below the package that holds it.
         modules: modules that are attributes too, before they are imported.
+
+    What needs a package that is not installed raises ModuleNotFoundError, with the extra that brings it.
     """
 
     def get(name: str) -> Any:
-        if name in where:
-            return getattr(importlib.import_module(f"{package}.{where[name]}"), name)
-        if name in modules:
-            return importlib.import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if name not in where and name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            found = importlib.import_module(f"{package}.{where.get(name, name)}")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"{package}.{name}: {explained(error)}", name=error.name, path=error.path) from error
+        return getattr(found, name) if name in where else found
 
     return get, lambda: sorted({*vars(importlib.import_module(package)), *where})

@@ -74,6 +74,9 @@ def bench(
 def _run(options: BenchOptions, outputs: Outputs, *, verbose: bool) -> dict[str, Any]:
     """Measure and write; errors of ours and Ctrl-C end the command with a message, code 2."""
     with steps(verbose=verbose) as step, failing("a file", verbose=verbose):
+        from opau_onnx.native.library import say_if_missing
+
+        say_if_missing()
         step("loading PyTorch and onnxruntime")
         from opau_onnx.bench.run import run
         from opau_onnx.cli.bench_output import write

@@ -90,7 +90,9 @@ def collapse(
     with steps(verbose=verbose) as step, failing(output, verbose=verbose):
         step("loading")
         from opau_onnx.collapse.api import collapse_model
+        from opau_onnx.native.library import say_if_missing
 
+        say_if_missing()
         result = collapse_model(
             model, output, form, tolerance=tolerance, data=inputs, quantizing=quantization, comparing=validation, report=report,
             progress=step,

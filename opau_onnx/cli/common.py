@@ -53,7 +53,7 @@ def fail(message: str, code: int = USAGE) -> NoReturn:
 
 
 @contextmanager
-def failing(place: object, *, verbose: bool, nothing: str = "written", extra: str | None = None) -> Iterator[None]:
+def failing(place: object, *, verbose: bool, nothing: str = "written") -> Iterator[None]:
     """Within it, errors and Ctrl-C end the command with a message and code 2: code 1 would say that something differs, or that
     nothing could be shown.
 
@@ -61,8 +61,8 @@ def failing(place: object, *, verbose: bool, nothing: str = "written", extra: st
         place: the file or address that an error of the operating system without a name of its own is about.
         verbose: whether an error that should not happen is printed with its traceback.
         nothing: what was not done when the command is interrupted.
-        extra: the extra of this package that a missing module belongs to.
     """
+    from opau_onnx._extras import explained
     from opau_onnx.errors import NotComparableError, OpauError
 
     try:
@@ -80,8 +80,7 @@ def failing(place: object, *, verbose: bool, nothing: str = "written", extra: st
         fail(f"interrupted; nothing was {nothing}")
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and not _onnxruntime_problem():
-            package = "opau-onnx" if extra is None else f"opau-onnx[{extra}]"
-            fail(f"{error}; install the packages that this needs: pip install '{package}'")
+            fail(explained(error))
         if "onnxruntime" in str(error) and (reason := _onnxruntime_problem()):
             fail(reason)
         if verbose:

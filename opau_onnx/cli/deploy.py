@@ -155,7 +155,7 @@ def _run(work: Callable[[Callable[[str], None]], _T], output: Path, verbose: boo
     with steps(verbose=verbose) as step:
         step("loading")
 
-        with failing(output, verbose=verbose, extra="serve"):
+        with failing(output, verbose=verbose):
             return work(step)
 
 

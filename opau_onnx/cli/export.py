@@ -133,7 +133,9 @@ def _run(task: _Task, *, verbose: bool) -> Any:
         step("loading PyTorch")
         from opau_onnx.export.api import export_model, validate_model
         from opau_onnx.io.atomic import write_json
+        from opau_onnx.native.library import say_if_missing
 
+        say_if_missing()
         step(f"reading {task.model}")
         source = task.reading.load(task.model)
         if task.validate_only:

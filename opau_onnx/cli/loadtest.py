@@ -92,7 +92,7 @@ def loadtest(
 
 
 def _run(url: str, model: str | None, settings: LoadTestConfig, *, verbose: bool) -> Any:
-    with steps(verbose=verbose) as step, failing(url, verbose=verbose, nothing="measured", extra="serve"):
+    with steps(verbose=verbose) as step, failing(url, verbose=verbose, nothing="measured"):
         step("loading")
         from opau_onnx.loadtest import run
 

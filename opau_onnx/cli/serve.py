@@ -94,6 +94,7 @@ def serve(
 def _serve(
     paths: list[Path], file: Path | None, server: ServerOptions, models: ModelOptions, engine: str, replicas: int | None
 ) -> None:
+    from opau_onnx._extras import explained
     from opau_onnx.errors import OpauError
 
     try:
@@ -115,7 +116,7 @@ def _serve(
     except OpauError as error:
         fail(str(error))
     except ModuleNotFoundError as error:
-        fail(f"{error}; install the server's packages: pip install 'opau-onnx[{'ray' if engine == 'ray' else 'serve'}]'")
+        fail(explained(error))
 
 
 def _shapes(texts: list[str] | None, models: list[Path]) -> dict[str, tuple[int, ...]]:

@@ -107,8 +107,10 @@ def _run(
     logging.getLogger("opau_onnx").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     with steps(verbose=verbose) as step, failing(model, verbose=verbose):
         step("loading PyTorch")
+        from opau_onnx.native.library import say_if_missing
         from opau_onnx.verify.api import verify_model
 
+        say_if_missing()
         step(f"reading {model}")
         source = _onnx(model, reading, config) if model.suffix == ".onnx" else reading.load(model)
         return verify_model(source, files, data=data, settings=config, report=report, html=html, progress=step)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Axes = dict[int, dict[int, str]]
 """Input position -> axis -> name."""

@@ -9,8 +9,6 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-import onnxscript
-import torch
 
 from opau_onnx._version import __version__
 from opau_onnx.graph.nodes import node_attributes, opau_nodes, read_config
@@ -45,6 +43,9 @@ def add_metadata(model: ir.Model, source_kind: str, source_sha256: str | None, d
     What differs between files stands under a key of its own for each, :data:`RECORD` and a digest: onnx.compose refuses to
     merge models with different values for one key.
     """
+    import onnxscript
+    import torch  # here: files are read where there is none
+
     record: dict[str, Any] = {
         "activations": describe(model),
         "source": source_kind,

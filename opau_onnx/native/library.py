@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,13 @@ OVERRIDE = "OPAU_LIBRARY"
 """Environment variable with the path of another library, such as that of a CMake preset."""
 
 NAME = {"win32": "opau_onnx_ops.dll", "darwin": "libopau_onnx_ops.dylib"}.get(sys.platform, "libopau_onnx_ops.so")
-_REINSTALL = "install the package again with `pip install -v .` (every model runs without the library too, only more slowly)"
+# pip keeps the wheel that it built, also one without the library, and would install it again.
+_REINSTALL = (
+    "install the package again: pip install -v --force-reinstall --no-deps --no-cache-dir opau-onnx (in a clone, . in place of "
+    "opau-onnx)"
+)
+logger = logging.getLogger("opau_onnx")
+_said: set[str] = set()
 
 
 def get_library_path() -> str:
@@ -55,6 +62,26 @@ def build_info() -> dict[str, Any]:
     if record is None:
         raise LibraryError(f"no build.json in {' or '.join(map(str, folders))}; {_REINSTALL}")
     return record
+
+
+def say_missing(reason: str) -> None:
+    """Log a warning, once in a process: pip shows nothing of a build that went without the library.
+
+    Args:
+        reason: the text of the :class:`~opau_onnx.errors.LibraryError`.
+    """
+    # Where logging is switched off for a while, nobody would see it.
+    if reason not in _said and logger.isEnabledFor(logging.WARNING):
+        _said.add(reason)
+        logger.warning("compiled kernels are not installed, so learned activations are many times slower: %s", reason)
+
+
+def say_if_missing() -> None:
+    """:func:`say_missing`, where there is no library."""
+    try:
+        get_library_path()
+    except LibraryError as error:
+        say_missing(str(error))
 
 
 def _overriding() -> Path | None:

@@ -15,34 +15,51 @@ _OPS = TorchOps()
 
 
 def coefficients(config: Config, c: Tensor, d: Tensor) -> evaluation.Coefficients:
-    """Values as tensors that broadcast against (.., groups, inner): 0-dimensional, or (groups, 1)."""
-    weights = config.denominator_form.mode.weight(_OPS, d)
-    size, beyond = _used(config, c.detach(), d.detach())
-    columns = _columns(beyond.to(c.dtype))[1:]
-    return evaluation.Coefficients(_columns(c), _columns(weights), columns, _factor(config, size, beyond))
+    """Values as tensors that broadcast against (.., groups, inner): 0-dimensional, or (groups, 1).
+
+    One by one and elementwise, also where a sum along the degrees would do: this is what the decomposition of an exported
+    program holds, and converters take neither cumsum nor slices that are written to.
+    """
+    numerator, denominator = _columns(c), _columns(d)
+    weights = [config.denominator_form.mode.weight(_OPS, value) for value in denominator]
+    sizes = _sizes(config, numerator, denominator)
+    beyond = _beyond(sizes)
+    return evaluation.Coefficients(numerator, weights, [v.to(c.dtype) for v in beyond[1:]], _factor(config, sizes, beyond))
 
 
-def _columns(values: Tensor) -> list[Any]:
-    return list(values.unbind(-1)) if values.dim() == 1 else list(values.t().unsqueeze(-1).unbind(0))
+def _columns(values: Tensor) -> list[Tensor]:
+    return list(values.unbind(-1)) if values.dim() == 1 else [column.unsqueeze(-1) for column in values.unbind(-1)]
 
 
-def _used(config: Config, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
-    """By degree, (m + 1,) or (groups, m + 1): the coefficients' size; True where this degree and those above have none."""
+def _sizes(config: Config, numerator: list[Tensor], denominator: list[Tensor]) -> list[Tensor]:
+    """By degree: how large its coefficients are."""
     first = config.denominator_form.first
-    size = numerator.new_zeros((config.groups, config.top + 1) if config.groups > 1 else (config.top + 1,))
-    size[..., : config.numerator_size] += numerator.abs()
-    size[..., first : first + config.denominator_size] += denominator.abs()
-    return size, size.flip(-1).cumsum(-1).flip(-1) == 0
+    found = []
+    for i in range(config.top + 1):
+        parts = [values[j].abs() for values, j in ((numerator, i), (denominator, i - first)) if 0 <= j < len(values)]
+        found.append(parts[0] + parts[1] if len(parts) > 1 else parts[0])
+    return found
 
 
-def _factor(config: Config, size: Tensor, beyond: Tensor) -> Tensor | None:
-    """As :func:`opau_onnx.core.spec.common_factor` says, 0-dimensional or (groups, 1)."""
+def _beyond(sizes: list[Tensor]) -> list[Tensor]:
+    """By degree: True where it and those above have no coefficient."""
+    found: list[Tensor] = []
+    total: Any = 0.0
+    for size in reversed(sizes):
+        total = size + total
+        found.append(total == 0)
+    return found[::-1]
+
+
+def _factor(config: Config, sizes: list[Tensor], beyond: list[Tensor]) -> Tensor | None:
+    """As :func:`opau_onnx.core.spec.common_factor` says."""
     if config.top == 0:
         return None
     table = evaluation.factor_table(config)
-    above = torch.cat([beyond[..., 1:], torch.ones_like(beyond[..., :1])], -1)
-    # Term by term: a constant tensor would not survive ExportedProgram.run_decompositions().
-    terms = torch.where(above & ~beyond, size, 0.0).unbind(-1)
-    leading = sum((term * one for term, one in zip(terms, table.sizes, strict=True)), torch.zeros_like(terms[0]))
-    factor = (table.enough / leading).clamp(1.0, table.most)
-    return factor if config.groups == 1 else factor.unsqueeze(-1)
+    leading = sizes[-1] * table.sizes[-1]
+    for i in range(1, config.top):
+        leading = leading + torch.where(beyond[i + 1], sizes[i], 0.0) * table.sizes[i]
+    # P and Q share it, so that no gradient flows through it; a decomposition has none, and detach would stay in it as a copy.
+    if torch.is_grad_enabled() or not torch.compiler.is_exporting():
+        leading = leading.detach()
+    return (table.enough / leading).clamp(1.0, table.most)

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from opau_onnx.core.frozen import Array, Frozen, trim
 from opau_onnx.core.plan_search import choose
+from opau_onnx.core.plans import Evaluation
 from opau_onnx.core.recording import Recording, Step, record
 from opau_onnx.errors import ReplacementError, SpecError
 from opau_onnx.nn.copying import copy_module
@@ -24,6 +25,10 @@ _TARGETS: dict[str, Callable[..., Any]] = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "divide": torch.div, "abs": torch.abs, "maximum": torch.maximum,
     "clamp": torch.clamp, "nonzero": torch.ne, "where": torch.where,
 }  # fmt: skip
+
+
+Choose = Callable[[str, Frozen], tuple[Frozen, Evaluation, str]]
+"""From an activation's name and function: the function that takes its place, how it is evaluated, what is said of it."""
 
 
 class FrozenActivation(nn.Module):
@@ -37,14 +42,13 @@ class FrozenActivation(nn.Module):
     The output has the input's dtype; computed in float32, or in float64 where the coefficients were float64.
     """
 
-    def __init__(self, frozen: Frozen, name: str) -> None:
+    def __init__(self, frozen: Frozen, plan: Evaluation, name: str, note: str = "") -> None:
         super().__init__()
-        plan = choose(frozen)
         self.function: fx.GraphModule = _graph_module(record(plan, frozen))
         self.groups, self.axis = frozen.config.groups, frozen.config.axis
         self.wide = frozen.compute == "float64"
         self.name = name
-        self._said = f"{frozen.config}; {plan}"
+        self._said = f"{frozen.config}; {plan}" + (f"; {note}" if note else "")
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the function elementwise."""
@@ -95,6 +99,11 @@ def freeze(model: nn.Module) -> nn.Module:
         ReplacementError: there is no activation, its forward is a subclass's own, or it has hooks, which would be lost.
         SpecError: coefficients that are NaN or infinite, or on the meta device.
     """
+    return freeze_as(model, lambda name, frozen: (frozen, choose(frozen), ""))
+
+
+def freeze_as(model: nn.Module, choice: Choose) -> nn.Module:
+    """:func:`freeze` with a choice of the functions; raises likewise."""
     if isinstance(model, fx.GraphModule):
         raise ReplacementError("a program has no activation modules left; freeze the module before exporting it")
     clone = copy_module(model)
@@ -108,12 +117,12 @@ def freeze(model: nn.Module) -> nn.Module:
     for name, module in places:
         if id(module) not in made:
             where = name or type(module).__name__
-            made[id(module)] = _made(module, where)
+            made[id(module)] = _made(module, where, choice)
         clone = put(clone, name, made[id(module)])
     return clone
 
 
-def _made(module: OrthogonalPade, name: str) -> FrozenActivation:
+def _made(module: OrthogonalPade, name: str, choice: Choose) -> FrozenActivation:
     if type(module).forward is not OrthogonalPade.forward:
         raise ReplacementError(f"{name} is a {type(module).__name__}, whose forward is not ours; it cannot be frozen")
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
@@ -125,7 +134,8 @@ def _made(module: OrthogonalPade, name: str) -> FrozenActivation:
     if not all(torch.isfinite(t).all() for t in tensors):
         raise SpecError(f"the coefficients of {name} hold NaN or infinity; expected finite numbers")
     compute = "float64" if torch.float64 in {t.dtype for t in tensors} else "float32"
-    made = FrozenActivation(trim(Frozen(module.config, values[0], values[1], compute)), name)
+    frozen, plan, note = choice(name, trim(Frozen(module.config, values[0], values[1], compute)))
+    made = FrozenActivation(frozen, plan, name, note)
     return made.to(tensors[0].device).train(module.training)
 
 

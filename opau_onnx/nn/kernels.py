@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import math
 import sys
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from torch import Tensor
 from opau_onnx.core.spec import Config
 from opau_onnx.errors import LibraryError
 from opau_onnx.native import DTYPES, instruction_sets, open_library
+from opau_onnx.native.library import say_missing
 from opau_onnx.native.training import Extent, Function
 from opau_onnx.nn import cuda_kernels
-
-logger = logging.getLogger("opau_onnx.nn")
 
 _CODES = {getattr(torch, name): code for name, code in DTYPES.items()}
 _WIDE = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in _CODES}
@@ -56,19 +54,24 @@ class Implementation:
         return f"the compiled kernels for {self.instruction_set} {threads} on the CPU, {gpu}; PyTorch's operations elsewhere"
 
 
-@cache
 def implementation() -> Implementation:
     """Which implementation ``opau_onnx.nn`` uses in eager mode.
 
-    Where the library is missing, one line of the log (logger ``opau_onnx.nn``) says so at the first use. Tensors of mixed
+    Where the library is missing, one line of the log (logger ``opau_onnx``) says so at the first use. Tensors of mixed
     float32 and float64, traced, transformed or differentiated twice go through PyTorch's operations everywhere.
     """
+    found = _implementation()
+    if not found.kernel:
+        say_missing(found.reason)
+    return found
+
+
+@cache
+def _implementation() -> Implementation:
     try:
         names = instruction_sets(open_library())
     except LibraryError as error:
-        found = Implementation(False, None, False, str(error), str(error))
-        logger.warning("activations run in %s", found)
-        return found
+        return Implementation(False, None, False, str(error), str(error))
     cuda = cuda_kernels.why_not(torch.cuda.current_device()) if torch.cuda.is_available() else "PyTorch finds no CUDA device"
     return Implementation(True, names[-1], _parallel_for() is not None, "", cuda)
 

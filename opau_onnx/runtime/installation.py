@@ -6,6 +6,7 @@ import logging
 from functools import cache
 from importlib import metadata, util
 
+from opau_onnx._extras import remedy
 from opau_onnx.errors import DeviceError
 
 logger = logging.getLogger("opau_onnx")
@@ -26,12 +27,14 @@ def packages() -> dict[str, str]:
 
 
 def problem() -> str | None:
-    """Fault of the installation with its remedy; None where one package is installed, whole.
+    """Fault of the installation with its remedy; None where one whole package, or a build of its own, is there.
 
     pip lets each package overwrite the files of the other, so the one installed last runs; and removing either takes the shared
     files away from the one that stays.
     """
     found = packages()
+    if not found and not _whole():  # a build of one's own is on no list
+        return f"onnxruntime, which runs the models, is not installed: {remedy('onnxruntime')}"
     if len(found) > 1:
         named = " and ".join(f"{name} {version}" for name, version in found.items())
         return (

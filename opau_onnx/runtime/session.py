@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from opau_onnx.errors import DeviceError, LibraryError, SpecError
 from opau_onnx.graph import coverage as models
-from opau_onnx.native.library import build_info, get_library_path
+from opau_onnx.native.library import build_info, get_library_path, say_missing
 from opau_onnx.runtime import installation
 from opau_onnx.runtime.assignment import RECORD, Assignment, assignments
 from opau_onnx.runtime.optimize import blocked_session
@@ -76,7 +76,8 @@ def create_session(
 
     Returns:
         The session. What runs the activations is logged (logger "opau_onnx", INFO; WARNING where the library was wanted and the
-        function bodies run) and returned by :func:`opau_onnx.runtime.assignment.assignments`.
+        function bodies run, once in a process where it is not installed) and returned by
+        :func:`opau_onnx.runtime.assignment.assignments`.
 
     Raises:
         DeviceError: CUDA was asked for and cannot run, or onnxruntime's files are gone.
@@ -130,7 +131,7 @@ def _keep_record(options: Any) -> None:
 
 
 def _register(options: Any, contents: models.Contents, library: Any) -> tuple[str | None, str | None]:
-    """(path of the library that is registered on the options now, why it is not)."""
+    """(path of the library that is registered on the options now, why it is not where that was not said yet)."""
     if library is False:
         return None, "library=False"
     reason = contents.uncovered()
@@ -140,6 +141,10 @@ def _register(options: Any, contents: models.Contents, library: Any) -> tuple[st
             path = get_library_path() if library in ("auto", True) else str(Path(library).resolve(strict=True))
         except LibraryError as error:
             reason = str(error)
+            if library == "auto":
+                if contents.nodes:
+                    say_missing(reason)
+                return None, None
         except OSError:
             raise LibraryError(f"there is no library at {library}; name the file, or leave `library` out") from None
     if path is None:

@@ -175,6 +175,25 @@ def test_decomposed_program() -> None:
     torch.testing.assert_close(program.module()(x), module(x), rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
+ELEMENTWISE = {
+    "abs", "add", "sub", "mul", "div", "reciprocal", "clamp", "maximum", "where", "eq", "ne", "_to_copy", "scalar_tensor",
+}  # fmt: skip
+SHAPES = {"slice", "squeeze", "unsqueeze", "view"}
+"""Of the coefficients, which are stored in one tensor, and of groups."""
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_decomposition_holds_what_converters_take(form: str, groups: int) -> None:
+    """No cumsum, flip, slice_scatter or alias, which were there for what the coefficients decide."""
+    module = OrthogonalPade("legendre", (5, 4), form, groups=groups).eval()
+    x = torch.randn(3, 4) * 8
+    program = torch.export.export(module, (x,)).run_decompositions()
+    names = {str(n.target).split(".")[1] for n in program.graph.nodes if n.op == "call_function"}
+    assert names <= ELEMENTWISE | SHAPES
+    assert torch.allclose(program.module()(x), module(x), rtol=1e-5, atol=1e-6)
+
+
 def test_export_of_bfloat16() -> None:
     program = torch.export.export(HP1(), (torch.randn(7).bfloat16(),))
     assert program.module()(torch.randn(7).bfloat16()).dtype == torch.bfloat16

@@ -245,6 +245,8 @@ def test_openvino(kind: str, lenet: tuple[nn.Module, torch.Tensor, torch.Tensor]
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script.* is deprecated:DeprecationWarning")  # when inductor is imported
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")
 def test_aot_inductor(lenet: tuple[nn.Module, torch.Tensor, torch.Tensor], tmp_path: Any) -> None:
     model, images, known = lenet
     path = torch._inductor.aoti_compile_and_package(exported(model, images), package_path=str(tmp_path / "lenet.pt2"))

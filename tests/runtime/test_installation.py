@@ -16,13 +16,14 @@ from opau_onnx.errors import DeviceError
 from opau_onnx.runtime import installation
 
 
-def environment(folder: Path, packages: Sequence[str], whole: bool) -> None:
+def environment(folder: Path, packages: Sequence[str], whole: bool | None) -> None:
     """What pip leaves in a site-packages folder."""
     for name in packages:
         info = folder / f"{name.replace('-', '_')}-1.31.1.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.1\n")
-    (folder / "onnxruntime").mkdir()
+    if whole is not None:
+        (folder / "onnxruntime").mkdir()
     if whole:
         (folder / "onnxruntime" / "__init__.py").write_text("")
 
@@ -39,6 +40,16 @@ def found(folder: Path) -> str:
 def test_one_whole_package_is_no_problem(tmp_path: Path) -> None:
     environment(tmp_path, ["onnxruntime-gpu"], whole=True)
     assert found(tmp_path) == "None"
+
+
+def test_a_build_without_a_package_is_no_problem(tmp_path: Path) -> None:
+    environment(tmp_path, [], whole=True)
+    assert found(tmp_path) == "None"
+
+
+def test_none_at_all_is_told(tmp_path: Path) -> None:
+    environment(tmp_path, [], whole=None)
+    assert found(tmp_path).endswith("pip install 'opau-onnx[cpu]', or 'opau-onnx[gpu]' to run on CUDA")
 
 
 def test_two_packages_are_told(tmp_path: Path) -> None:
