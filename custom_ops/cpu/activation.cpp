@@ -9,7 +9,7 @@ namespace opau {
 
 extern const InstructionSet kScalar;
 #if defined(__x86_64__) || defined(_M_X64)
-extern const InstructionSet kAvx2, kAvx512;
+extern const InstructionSet kScalarFma, kAvx2, kAvx512;
 #elif defined(__aarch64__)
 extern const InstructionSet kNeon;
 #endif
@@ -18,6 +18,7 @@ const std::vector<const InstructionSet*>& instruction_sets() {
   static const std::vector<const InstructionSet*> all = {
       &kScalar,
 #if defined(__x86_64__) || defined(_M_X64)
+      &kScalarFma,
       &kAvx2,
       &kAvx512,
 #elif defined(__aarch64__)

@@ -210,13 +210,14 @@ constexpr KernelSet<typename O::T> kernel_set() {
 }
 
 template <class FloatOps_, class DoubleOps_>
-constexpr InstructionSet instruction_set(const char* name, bool (*available)()) {
+constexpr InstructionSet instruction_set(const char* name, bool (*available)(), const InstructionSet* again = nullptr) {
   return {name,
           available,
           kernel_set<FloatOps_, Dtype::float32>(),
           kernel_set<FloatOps_, Dtype::float16>(),
           kernel_set<FloatOps_, Dtype::bfloat16>(),
-          kernel_set<DoubleOps_, Dtype::float64>()};
+          kernel_set<DoubleOps_, Dtype::float64>(),
+          again};
 }
 
 }  // namespace opau::OPAU_TARGET

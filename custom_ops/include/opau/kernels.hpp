@@ -53,6 +53,7 @@ struct InstructionSet {
   bool (*available)();  // on this machine
   KernelSet<float> float32, float16, bfloat16;
   KernelSet<double> float64;
+  const InstructionSet* again = nullptr;  // the same source, compiled for more of the processor
 };
 
 }  // namespace opau
