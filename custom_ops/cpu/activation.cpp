@@ -58,10 +58,8 @@ class CpuActivation final : public Activation {
   CpuActivation(const Plan& plan, Dtype dtype, const Coefficients<T>& c, const InstructionSet& set)
       : Activation(plan, dtype), exponent_(common_exponent(plan, c)), constants_(make_constants<T>(plan, exponent_)) {
     const KernelSet<T>& table = kernels(set, dtype, T());
-    row_kernel_ = (c.affine_rows ? table.affine_row : table.row)[int(plan.kind)][int(plan.mode)];
-    lane_kernel_ = table.lane[int(plan.kind)][int(plan.mode)];
-    tile_kernel_ = table.tile[int(plan.kind)][int(plan.mode)];
-    vector_kernel_ = table.vector[int(plan.kind)][int(plan.mode)];
+    kernels_ = table.of[int(plan.kind)][int(plan.mode)][plan.size];
+    row_kernel_ = c.affine_rows ? kernels_.affine_row : kernels_.row;
     width_ = table.width;
     const int64_t rows = c.rows();
     for (int64_t group = 0; group < rows; ++group) rows_.push_back(make_row(plan, c, group, exponent_));
@@ -89,9 +87,8 @@ class CpuActivation final : public Activation {
   const Constants<T> constants_;
   std::vector<FullRow<T>> rows_;  // one, or one for each group
   std::vector<T> tile_;  // as many scales as fill kTile, as many shifts
+  typename KernelSet<T>::Functions kernels_;
   RowKernel<T> row_kernel_;
-  LaneKernel<T> lane_kernel_;
-  TileKernel<T> tile_kernel_, vector_kernel_;
   int64_t width_, tile_stride_ = 0;
 
   // Runs of `length` elements, whole periods of them, so that few and short ones do not make short calls.
@@ -181,7 +178,7 @@ class CpuActivation final : public Activation {
     for (int64_t i = begin; i < end;) {
       const int64_t channel = i % channels, count = std::min(end - i, size - channel);
       const T* scale = tile_.data() + channel;
-      tile_kernel_(constants_, rows_[0], plan().degree, scale, scale + tile_stride_, at(x, i), at(y, i), count);
+      kernels_.tile(constants_, rows_[0], plan().degree, scale, scale + tile_stride_, at(x, i), at(y, i), count);
       i += count;
     }
   }
@@ -199,10 +196,10 @@ class CpuActivation final : public Activation {
       const int64_t left = std::min(end - i, chunk - offset), short_of = (tile_.empty() ? block : repeated) - lane;
       const int64_t count = vectors && !tile_.empty() ? left : std::min(left, short_of);
       if (tile_.empty()) {
-        lane_kernel_(constants_, table, plan().degree, at(x, i), at(y, i), index * block + lane, count);
+        kernels_.lane(constants_, table, plan().degree, at(x, i), at(y, i), index * block + lane, count);
       } else {
         const T* scale = tile_.data() + index * repeated + lane;
-        const TileKernel<T> kernel = vectors ? vector_kernel_ : tile_kernel_;
+        const TileKernel<T> kernel = vectors ? kernels_.vector : kernels_.tile;
         kernel(constants_, rows_[0], plan().degree, scale, scale + tile_stride_, at(x, i), at(y, i), count);
       }
       i += count;
@@ -214,7 +211,7 @@ class CpuActivation final : public Activation {
     const Lanes<T> lanes = lanes_of(table);
     for (int64_t i = begin; i < end;) {
       const int64_t lane = i % table.lanes, count = std::min(end - i, table.lanes - lane);
-      lane_kernel_(constants_, lanes, plan().degree, at(x, i), at(y, i), lane, count);
+      kernels_.lane(constants_, lanes, plan().degree, at(x, i), at(y, i), lane, count);
       i += count;
     }
   }

@@ -26,7 +26,7 @@ template <class O, Mode mode, class T>
 // What happens to x first: nothing; the row's affine; one of each element's own; one of each lane's own.
 enum class Affine { none, row, tile, vector };
 
-template <class O, Dtype dtype, Kind kind, Mode mode, Affine affine>
+template <class O, Dtype dtype, Kind kind, Mode mode, int size, Affine affine>
 class RowLoop {
   using T = typename O::T;
   using IO = Io<O, dtype>;
@@ -68,8 +68,8 @@ class RowLoop {
       : k_(k), row_(row), degree_(degree), k_rare_(k), row_rare_(row), scale_(scale), shift_(shift) {}
 
   static int64_t until_aligned(const E* y, int64_t count) {
-    const int64_t size = W * sizeof(E), over = int64_t(reinterpret_cast<uintptr_t>(y) % size);
-    const int64_t head = over ? (size - over) / int64_t(sizeof(E)) : 0;
+    const int64_t bytes = W * sizeof(E), over = int64_t(reinterpret_cast<uintptr_t>(y) % bytes);
+    const int64_t head = over ? (bytes - over) / int64_t(sizeof(E)) : 0;
     return head < count ? head : count;
   }
 
@@ -106,7 +106,7 @@ class RowLoop {
     } else if constexpr (affine == Affine::tile) {
       for (int u = 0; u < U; ++u) in[u] = O::fma(in[u], whole<O>(scale_ + at + u * W), whole<O>(shift_ + at + u * W));
     }
-    for (int u = 0; u < U; ++u) out[u] = ordinary<O, kind, mode>(k_, row_, degree_, in[u]);
+    for (int u = 0; u < U; ++u) out[u] = ordinary<O, kind, mode, size>(k_, row_, degree_, in[u]);
     auto beyond = O::less(O::set(k_.limit), O::abs(in[0]));
     for (int u = 1; u < U; ++u) beyond = O::either(beyond, O::less(O::set(k_.limit), O::abs(in[u])));
     if (__builtin_expect(O::any(beyond), 0)) {
@@ -126,15 +126,15 @@ class RowLoop {
 };
 
 // Each lane has its own coefficients.
-template <class O, Dtype dtype, Kind kind, Mode mode>
+template <class O, Dtype dtype, Kind kind, Mode mode, int size>
 class LaneLoop {
   using T = typename O::T;
   using IO = Io<O, dtype>;
   using E = typename IO::Element;
   using Scalar = ScalarOps<T>;
   static constexpr int W = O::kWidth;
-  static constexpr int C = kind == Kind::general ? kRowSize : 1, P = kUnrolledK + 1;
-  static constexpr int D = kind == Kind::general ? kRowSize : kUnrolledL + 1;
+  static constexpr int C = kind == Kind::general ? kRowSize : 1, P = kUnrolled[size].k + 1;
+  static constexpr int D = kind == Kind::general ? kRowSize : kUnrolled[size].l + 1;
 
   struct LaneRow {
     typename O::V c[C], d[D], p[P];
@@ -167,7 +167,7 @@ class LaneLoop {
     }
     for (int i = 1; i < (kind == Kind::general ? degree + 1 : D); ++i) row.d[i] = load(at + (kRowSize + i) * lanes.stride);
     const typename O::V in = O::fma(IO::load(x), load(at + kLaneScale * lanes.stride), load(at + (kLaneScale + 1) * lanes.stride));
-    const typename O::V out = ordinary<O, kind, mode>(k, row, degree, in);
+    const typename O::V out = ordinary<O, kind, mode, size>(k, row, degree, in);
     IO::store(y, out);
     if (__builtin_expect(O::any(O::less(O::set(k.limit), O::abs(in))), 0)) replace(k, lanes, in, y, channel, used);
   }
@@ -184,18 +184,23 @@ class LaneLoop {
   }
 };
 
-template <class O, Dtype dtype, Kind kind, Mode mode>
-constexpr void fill(KernelSet<typename O::T>& set) {
-  set.row[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::none>::run;
-  set.affine_row[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::row>::run;
-  set.tile[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::tile>::tile;
-  set.vector[int(kind)][int(mode)] = RowLoop<O, dtype, kind, mode, Affine::vector>::tile;
-  set.lane[int(kind)][int(mode)] = LaneLoop<O, dtype, kind, mode>::run;
+// Below degree 4 the closed forms are the same in every symmetric basis. Portable code stays with the largest size: it is what the
+// others' bits are held against.
+template <class O, Dtype dtype, Kind kind, Mode mode, int size>
+constexpr typename KernelSet<typename O::T>::Functions functions() {
+  constexpr int own = O::kWidth > 1 && in_every_size(kind, mode) ? size : 0;
+  constexpr Kind as = own > 0 && kind == Kind::symmetric ? Kind::hermite : kind;
+  return {RowLoop<O, dtype, as, mode, own, Affine::none>::run, RowLoop<O, dtype, as, mode, own, Affine::row>::run,
+          RowLoop<O, dtype, as, mode, own, Affine::tile>::tile, RowLoop<O, dtype, as, mode, own, Affine::vector>::tile,
+          LaneLoop<O, dtype, as, mode, own>::run};
 }
 
 template <class O, Dtype dtype, Kind kind, Mode... modes>
 constexpr void fill(KernelSet<typename O::T>& set, tables::ModeList<modes...>) {
-  (fill<O, dtype, kind, modes>(set), ...);
+  static_assert(kSizes == 3);
+  ((set.of[int(kind)][int(modes)][0] = functions<O, dtype, kind, modes, 0>(),
+    set.of[int(kind)][int(modes)][1] = functions<O, dtype, kind, modes, 1>(),
+    set.of[int(kind)][int(modes)][2] = functions<O, dtype, kind, modes, 2>()), ...);
 }
 
 template <class O, Dtype dtype>

@@ -41,10 +41,11 @@ using TileKernel = void (*)(const Constants<T>&, const FullRow<T>&, int degree, 
 
 template <class T>
 struct KernelSet {
-  RowKernel<T> row[kKinds][kModes];
-  RowKernel<T> affine_row[kKinds][kModes];  // the same at scale x + shift; lanes always do
-  TileKernel<T> tile[kKinds][kModes], vector[kKinds][kModes];
-  LaneKernel<T> lane[kKinds][kModes];
+  struct Functions {
+    RowKernel<T> row, affine_row;  // the second at scale x + shift; lanes always are
+    TileKernel<T> tile, vector;
+    LaneKernel<T> lane;
+  } of[kKinds][kModes][kSizes];
   int width;  // elements of a vector
 };
 
