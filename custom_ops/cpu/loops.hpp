@@ -1,5 +1,8 @@
 // Loops over elements, for whichever instruction set the including file is compiled for.
 #pragma once
+#include <type_traits>
+#include <utility>
+
 #include "opau/evaluate.hpp"
 #include "opau/kernels.hpp"
 #include "opau/value_scalar.hpp"
@@ -17,6 +20,12 @@ OPAU_INLINE typename O::V whole(const typename O::T* p) {
   return Io<O, sizeof(typename O::T) == 4 ? Dtype::float32 : Dtype::float64>::load(p);
 }
 
+// Whether two vectors can be loaded in another order than that of their elements, which is cheaper.
+template <class IO, class Vector, class = void>
+inline constexpr bool has_pairs = false;
+template <class IO, class Vector>
+inline constexpr bool has_pairs<IO, Vector, std::void_t<decltype(IO::load(nullptr, std::declval<Vector (&)[2]>()))>> = true;
+
 // The rare case, kept out of the loop: lanes beyond the limit are evaluated again, the others keep their value.
 template <class O, Mode mode, class T>
 [[gnu::noinline]] typename O::V replaced(const Constants<T>& k, const FullRow<T>& row, typename O::V x, typename O::V y) {
@@ -33,6 +42,8 @@ class RowLoop {
   using E = typename IO::Element;
   using Vector = typename O::V;
   static constexpr int W = O::kWidth;
+  template <int U>
+  static constexpr bool kPairs = U == 2 && has_pairs<IO, Vector> && (affine == Affine::none || affine == Affine::row);
 
  public:
   static void run(const Constants<T>& k, const FullRow<T>& row, int degree, const void* from, void* to, int64_t count, bool stream) {
@@ -92,7 +103,11 @@ class RowLoop {
   template <int U, bool stream>
   OPAU_INLINE void block(const E* x, E* y, int64_t at) const {
     Vector in[U];
-    for (int u = 0; u < U; ++u) in[u] = IO::load(x + u * W);
+    if constexpr (kPairs<U>) {
+      IO::load(x, in);
+    } else {
+      for (int u = 0; u < U; ++u) in[u] = IO::load(x + u * W);
+    }
     loaded<U, stream>(in, y, at);
   }
 
@@ -112,7 +127,11 @@ class RowLoop {
     if (__builtin_expect(O::any(beyond), 0)) {
       for (int u = 0; u < U; ++u) out[u] = replaced<O, mode>(k_rare_, row_rare_, in[u], out[u]);
     }
-    for (int u = 0; u < U; ++u) stream ? IO::stream(y + u * W, out[u]) : IO::store(y + u * W, out[u]);
+    if constexpr (kPairs<U>) {
+      stream ? IO::stream(y, out) : IO::store(y, out);
+    } else {
+      for (int u = 0; u < U; ++u) stream ? IO::stream(y + u * W, out[u]) : IO::store(y + u * W, out[u]);
+    }
   }
 
   // Fewer than W elements, through a buffer: the same operations as in the middle.
