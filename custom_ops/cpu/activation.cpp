@@ -43,9 +43,11 @@ constexpr int64_t kLanePad = 16;
 // Elements with scale and shift of their own that are done in one call; the same where channels lie in blocks.
 constexpr int64_t kTile = 1024, kBlockTile = 256;
 static_assert(kBlockTile % kLargestBlock == 0, "a tile holds whole blocks");
-// Tables for runs shorter than a vector: of so many lanes at most, for so many lengths.
+// Tables for short runs: of so many lanes at most, for so many lengths.
 constexpr int64_t kMostLanes = 16 * 1024;
 constexpr size_t kLaneTables = 4;
+// Runs longer than this are worth a call each.
+constexpr int64_t kLongRun = 256;
 
 const KernelSet<float>& kernels(const InstructionSet& set, Dtype dtype, float) {
   return dtype == Dtype::float16 ? set.float16 : dtype == Dtype::bfloat16 ? set.bfloat16 : set.float32;
@@ -55,8 +57,9 @@ const KernelSet<double>& kernels(const InstructionSet& set, Dtype, double) { ret
 template <class T>
 class CpuActivation final : public Activation {
  public:
-  CpuActivation(const Plan& plan, Dtype dtype, const Coefficients<T>& c, const InstructionSet& set)
-      : Activation(plan, dtype), exponent_(common_exponent(plan, c)), constants_(make_constants<T>(plan, exponent_)) {
+  // kept: whether it will run many times.
+  CpuActivation(const Plan& plan, Dtype dtype, const Coefficients<T>& c, const InstructionSet& set, bool kept)
+      : Activation(plan, dtype), kept_(kept), exponent_(common_exponent(plan, c)), constants_(make_constants<T>(plan, exponent_)) {
     const KernelSet<T>& table = kernels(set, dtype, T());
     kernels_ = table.of[int(plan.kind)][int(plan.mode)][plan.size];
     row_kernel_ = c.affine_rows ? kernels_.affine_row : kernels_.row;
@@ -75,7 +78,7 @@ class CpuActivation final : public Activation {
     const int64_t length = extent.inner * (extent.channels / int64_t(rows_.size()));
     if (length == 1 && !tile_.empty()) {
       tiles(x, y, extent.channels, begin, end);
-    } else if (const LaneTable* table = length <= width_ ? lane_table(length) : nullptr) {
+    } else if (const LaneTable* table = length <= longest_in_lanes() ? lane_table(length) : nullptr) {
       lanes(*table, x, y, begin, end);
     } else {
       runs(x, y, length, begin, end, stream);
@@ -83,6 +86,7 @@ class CpuActivation final : public Activation {
   }
 
  private:
+  const bool kept_;
   const int exponent_;
   const Constants<T> constants_;
   std::vector<FullRow<T>> rows_;  // one, or one for each group
@@ -93,13 +97,17 @@ class CpuActivation final : public Activation {
 
   // Runs of `length` elements, whole periods of them, so that few and short ones do not make short calls.
   struct LaneTable {
-    int64_t length, lanes;
-    std::vector<T> values;
+    int64_t length, lanes, stride;
+    std::vector<T> memory;
+    T* values;  // in it, at the start of a cache line, as all rows are, so that few vectors lie across two
   };
   // Made when a length is first met, kept while the activation lives: shapes are few.
   mutable std::array<std::atomic<const LaneTable*>, kLaneTables> tables_{};
   mutable std::vector<std::unique_ptr<const LaneTable>> owned_;
   mutable std::mutex making_;
+
+  // Up to one and a half vectors the second one of each run is much of the time; a table that serves once costs more.
+  int64_t longest_in_lanes() const { return kept_ && width_ > 1 ? 3 * width_ / 2 : width_; }
 
   // Null where there are too many lanes, or lengths.
   const LaneTable* lane_table(int64_t length) const {
@@ -121,11 +129,13 @@ class CpuActivation final : public Activation {
   }
 
   std::unique_ptr<const LaneTable> make_lanes(int64_t length) const {
-    const int64_t period = int64_t(rows_.size()) * length, lanes = period * ((kTile / 4 - 1) / period + 1), stride = lanes + kLanePad;
-    auto table = std::make_unique<LaneTable>(LaneTable{length, lanes, std::vector<T>(size_t(kLaneValues * stride), T(0))});
+    const int64_t period = int64_t(rows_.size()) * length, lanes = period * ((kTile / 4 - 1) / period + 1);
+    const int64_t line = 64 / int64_t(sizeof(T)), stride = (lanes + kLanePad + line - 1) / line * line;
+    auto table = std::make_unique<LaneTable>(LaneTable{length, lanes, stride, std::vector<T>(size_t(kLaneValues * stride + line), T(0)), nullptr});
+    table->values = table->memory.data() + (64 - reinterpret_cast<uintptr_t>(table->memory.data()) % 64) % 64 / sizeof(T);
     for (int64_t n = 0; n < lanes; ++n) {
       const FullRow<T>& row = rows_[size_t(n / length) % rows_.size()];
-      const auto put = [&](int at, T value) { table->values[size_t(at * stride + n)] = value; };
+      const auto put = [&](int at, T value) { table->values[at * stride + n] = value; };
       for (int i = 0; i < kRowSize; ++i) put(i, row.c[i]);
       for (int i = 0; i < kRowSize; ++i) put(kRowSize + i, row.d[i]);
       for (int i = 0; i <= kUnrolledK; ++i) put(2 * kRowSize + i, row.p[i]);
@@ -136,7 +146,7 @@ class CpuActivation final : public Activation {
   }
 
   Lanes<T> lanes_of(const LaneTable& table) const {
-    return {table.values.data(), table.lanes + kLanePad, rows_.data(), int64_t(rows_.size()), table.length};
+    return {table.values, table.stride, rows_.data(), int64_t(rows_.size()), table.length};
   }
 
   // Whole periods of the channels, so that few channels do not make short calls.
@@ -166,7 +176,13 @@ class CpuActivation final : public Activation {
   void runs(const void* x, void* y, int64_t length, int64_t begin, int64_t end, bool stream) const {
     const int64_t groups = int64_t(rows_.size());
     for (int64_t i = begin; i < end;) {
-      const int64_t run = i / length, stop = std::min(end, (run + 1) * length);
+      const int64_t run = i / length, whole = i % length == 0 ? (end - i) / length : 0;
+      if (whole > 0 && length >= width_ && length <= kLongRun) {
+        kernels_.runs(constants_, rows_.data(), groups, run % groups, plan().degree, at(x, i), at(y, i), length, whole);
+        i += whole * length;
+        continue;
+      }
+      const int64_t stop = std::min(end, (run + 1) * length);
       row(size_t(run % groups), x, y, i, stop, stream && length >= 1024);
       i = stop;
     }
@@ -223,13 +239,13 @@ template <class T>
 std::unique_ptr<const Activation> Activation::make(const Config& config, Dtype dtype, const Coefficients<T>& c, std::string* error,
                                                    const InstructionSet& set) {
   *error = check_coefficients(config, c);
-  return error->empty() ? make_unchecked(config, dtype, c, set) : nullptr;
+  return error->empty() ? std::make_unique<CpuActivation<T>>(make_plan(config), dtype, c, set, true) : nullptr;
 }
 
 template <class T>
 std::unique_ptr<const Activation> Activation::make_unchecked(const Config& config, Dtype dtype, const Coefficients<T>& c,
                                                              const InstructionSet& set) {
-  return std::make_unique<CpuActivation<T>>(make_plan(config), dtype, c, set);
+  return std::make_unique<CpuActivation<T>>(make_plan(config), dtype, c, set, false);
 }
 
 template std::unique_ptr<const Activation> Activation::make(const Config&, Dtype, const Coefficients<float>&, std::string*,

@@ -144,6 +144,27 @@ class RowLoop {
   }
 };
 
+// A row of coefficients as vectors: of one row, the same in each lane, or of lanes side by side.
+template <class O, Kind kind, int size>
+struct VectorRow {
+  static constexpr int C = kind == Kind::general ? kRowSize : 1, P = kUnrolled[size].k + 1;
+  static constexpr int D = kind == Kind::general ? kRowSize : kUnrolled[size].l + 1;
+  typename O::V c[C], d[D], p[P], scale, shift;
+
+  // value(i): that of Lanes' index i.
+  template <class F>
+  OPAU_INLINE VectorRow(int degree, const F& value) : scale(value(kLaneScale)), shift(value(kLaneScale + 1)) {
+    c[0] = value(0);
+    d[0] = value(kRowSize);
+    if constexpr (kind == Kind::general) {
+      for (int i = 1; i <= degree; ++i) c[i] = value(i);
+    } else {
+      for (int i = 0; i < P; ++i) p[i] = value(2 * kRowSize + i);
+    }
+    for (int i = 1; i < (kind == Kind::general ? degree + 1 : D); ++i) d[i] = value(kRowSize + i);
+  }
+};
+
 // Each lane has its own coefficients.
 template <class O, Dtype dtype, Kind kind, Mode mode, int size>
 class LaneLoop {
@@ -152,46 +173,39 @@ class LaneLoop {
   using E = typename IO::Element;
   using Scalar = ScalarOps<T>;
   static constexpr int W = O::kWidth;
-  static constexpr int C = kind == Kind::general ? kRowSize : 1, P = kUnrolled[size].k + 1;
-  static constexpr int D = kind == Kind::general ? kRowSize : kUnrolled[size].l + 1;
-
-  struct LaneRow {
-    typename O::V c[C], d[D], p[P];
-  };
 
  public:
   static void run(const Constants<T>& k, const Lanes<T>& lanes, int degree, const void* from, void* to, int64_t channel, int64_t count) {
     const E* x = static_cast<const E*>(from);
     E* y = static_cast<E*>(to);
+    const LaneLoop loop(k, lanes, degree);
     int64_t i = 0;
-    for (; i + W <= count; i += W) block(k, lanes, degree, x + i, y + i, channel + i, W);
+    for (; i + W <= count; i += W) loop.block(x + i, y + i, channel + i, W);
     if (i == count) return;
     E in[W] = {}, out[W];
     for (int64_t j = i; j < count; ++j) in[j - i] = x[j];
-    block(k, lanes, degree, in, out, channel + i, int(count - i));
+    loop.block(in, out, channel + i, int(count - i));
     for (int64_t j = i; j < count; ++j) y[j] = out[j - i];
   }
 
  private:
-  // The tables are padded by one vector, so that the last channels can be read whole.
-  static OPAU_INLINE void block(const Constants<T>& k, const Lanes<T>& lanes, int degree, const E* x, E* y, int64_t channel, int used) {
-    LaneRow row;
-    const T* at = lanes.values + channel;
-    row.c[0] = load(at);
-    row.d[0] = load(at + kRowSize * lanes.stride);
-    if constexpr (kind == Kind::general) {
-      for (int i = 1; i <= degree; ++i) row.c[i] = load(at + i * lanes.stride);
-    } else {
-      for (int i = 0; i < P; ++i) row.p[i] = load(at + (2 * kRowSize + i) * lanes.stride);
-    }
-    for (int i = 1; i < (kind == Kind::general ? degree + 1 : D); ++i) row.d[i] = load(at + (kRowSize + i) * lanes.stride);
-    const typename O::V in = O::fma(IO::load(x), load(at + kLaneScale * lanes.stride), load(at + (kLaneScale + 1) * lanes.stride));
-    const typename O::V out = ordinary<O, kind, mode, size>(k, row, degree, in);
-    IO::store(y, out);
-    if (__builtin_expect(O::any(O::less(O::set(k.limit), O::abs(in))), 0)) replace(k, lanes, in, y, channel, used);
-  }
+  const Constants<T>& k_;
+  const T* const values_;
+  const int64_t stride_;
+  const int degree_;
+  const Lanes<T>& lanes_;
 
-  static OPAU_INLINE typename O::V load(const T* p) { return whole<O>(p); }
+  LaneLoop(const Constants<T>& k, const Lanes<T>& lanes, int degree)
+      : k_(k), values_(lanes.values), stride_(lanes.stride), degree_(degree), lanes_(lanes) {}
+
+  // The tables are padded by one vector, so that the last channels can be read whole.
+  OPAU_INLINE void block(const E* x, E* y, int64_t channel, int used) const {
+    const T* at = values_ + channel;
+    const VectorRow<O, kind, size> row(degree_, [&](int i) { return whole<O>(at + i * stride_); });
+    const typename O::V in = O::fma(IO::load(x), row.scale, row.shift);
+    IO::store(y, ordinary<O, kind, mode, size>(k_, row, degree_, in));
+    if (__builtin_expect(O::any(O::less(O::set(k_.limit), O::abs(in))), 0)) replace(k_, lanes_, in, y, channel, used);
+  }
 
   // One lane at a time: the number of steps differs.
   [[gnu::noinline]] static void replace(const Constants<T>& k, const Lanes<T>& lanes, typename O::V in, E* y, int64_t channel, int used) {
@@ -203,6 +217,70 @@ class LaneLoop {
   }
 };
 
+// Runs of a vector and more, one after the other, each with the next row.
+template <class O, Dtype dtype, Kind kind, Mode mode, int size>
+class RunLoop {
+  using T = typename O::T;
+  using IO = Io<O, dtype>;
+  using E = typename IO::Element;
+  using Vector = typename O::V;
+  static constexpr int W = O::kWidth;
+
+ public:
+  static void run(const Constants<T>& k, const FullRow<T>* rows, int64_t groups, int64_t first, int degree, const void* from, void* to,
+                  int64_t length, int64_t runs) {
+    const E* x = static_cast<const E*>(from);
+    E* y = static_cast<E*>(to);
+    const RunLoop loop(k, degree);
+    for (int64_t group = first; runs > 0; --runs, x += length, y += length) {
+      loop.one(rows[group], x, y, length);
+      if (++group == groups) group = 0;
+    }
+  }
+
+ private:
+  const Constants<T> k_;
+  const int degree_;
+  const Constants<T>& k_rare_;
+
+  RunLoop(const Constants<T>& k, int degree) : k_(k), degree_(degree), k_rare_(k) {}
+
+  // Vectors two at a time. The last reaches back into the one beside it, never further: both are read before either is written.
+  OPAU_INLINE void one(const FullRow<T>& from, const E* x, E* y, int64_t length) const {
+    const VectorRow<O, kind, size> row(degree_, [&](int i) { return O::set(value(from, i)); });
+    const int64_t vectors = (length + W - 1) / W;
+    int64_t i = 0;
+    if (vectors % 2) {
+      block<1>(row, from, x, y, 0);
+      i = W;
+    }
+    for (; i + 2 * W <= length; i += 2 * W) block<2>(row, from, x + i, y + i, W);
+    if (i < length) block<2>(row, from, x + i, y + i, length - W - i);
+  }
+
+  static OPAU_INLINE T value(const FullRow<T>& row, int i) {
+    return i == kLaneScale       ? row.scale
+           : i == kLaneScale + 1 ? row.shift
+           : i >= 2 * kRowSize   ? row.p[i - 2 * kRowSize]
+           : i >= kRowSize       ? row.d[i - kRowSize]
+                                 : row.c[i];
+  }
+
+  // Vectors at 0 and at `second`.
+  template <int U>
+  OPAU_INLINE void block(const VectorRow<O, kind, size>& row, const FullRow<T>& rare, const E* x, E* y, int64_t second) const {
+    Vector in[U], out[U];
+    for (int u = 0; u < U; ++u) in[u] = O::fma(IO::load(x + u * second), row.scale, row.shift);
+    for (int u = 0; u < U; ++u) out[u] = ordinary<O, kind, mode, size>(k_, row, degree_, in[u]);
+    auto beyond = O::less(O::set(k_.limit), O::abs(in[0]));
+    for (int u = 1; u < U; ++u) beyond = O::either(beyond, O::less(O::set(k_.limit), O::abs(in[u])));
+    if (__builtin_expect(O::any(beyond), 0)) {
+      for (int u = 0; u < U; ++u) out[u] = replaced<O, mode>(k_rare_, rare, in[u], out[u]);
+    }
+    for (int u = 0; u < U; ++u) IO::store(y + u * second, out[u]);
+  }
+};
+
 // Below degree 4 the closed forms are the same in every symmetric basis. Portable code stays with the largest size: it is what the
 // others' bits are held against.
 template <class O, Dtype dtype, Kind kind, Mode mode, int size>
@@ -211,7 +289,7 @@ constexpr typename KernelSet<typename O::T>::Functions functions() {
   constexpr Kind as = own > 0 && kind == Kind::symmetric ? Kind::hermite : kind;
   return {RowLoop<O, dtype, as, mode, own, Affine::none>::run, RowLoop<O, dtype, as, mode, own, Affine::row>::run,
           RowLoop<O, dtype, as, mode, own, Affine::tile>::tile, RowLoop<O, dtype, as, mode, own, Affine::vector>::tile,
-          LaneLoop<O, dtype, as, mode, own>::run};
+          LaneLoop<O, dtype, as, mode, own>::run, RunLoop<O, dtype, as, mode, own>::run};
 }
 
 template <class O, Dtype dtype, Kind kind, Mode... modes>

@@ -34,6 +34,12 @@ using RowKernel = void (*)(const Constants<T>&, const FullRow<T>&, int degree, c
 template <class T>
 using LaneKernel = void (*)(const Constants<T>&, const Lanes<T>&, int degree, const void* x, void* y, int64_t lane, int64_t count);
 
+// `runs` runs of `length` elements, at least a vector each, one behind the other: of row `first` and those after it, in a circle.
+// The rows' scale and shift count. x and y as above.
+template <class T>
+using RunKernel = void (*)(const Constants<T>&, const FullRow<T>* rows, int64_t groups, int64_t first, int degree, const void* x, void* y,
+                           int64_t length, int64_t runs);
+
 // One row for all elements, and for each its own scale and shift: readable for a vector beyond count. KernelSet::vector takes one
 // vector of them, for lanes that come round in every vector.
 template <class T>
@@ -45,6 +51,7 @@ struct KernelSet {
     RowKernel<T> row, affine_row;  // the second at scale x + shift; lanes always are
     TileKernel<T> tile, vector;
     LaneKernel<T> lane;
+    RunKernel<T> runs;
   } of[kKinds][kModes][kSizes];
   int width;  // elements of a vector
 };
