@@ -31,15 +31,23 @@ std::string make(const Shape& shape, Config config, Dtype dtype, const float* c,
   out->in_place = shape.in_place;
   config.groups = groups;
   std::vector<float> numerator, denominator, scale, shift;
+  std::vector<Before> befores;
+  std::vector<uint32_t> flips;
+  const uint32_t sign = dtype == Dtype::float32 ? 1u << 31 : 1u << 15;
   for (int64_t g = 0; g < groups; ++g) {
     const bool negative = shape.rows && odd(g, 0);
     const Before before = !shape.affine ? kPlain : shifts && odd(g, 3) ? kShifted : groups == 1 || odd(g, 7) ? kMirrored : kPlain;
-    out->negative.push_back(negative);
-    out->before.push_back(before);
+    flips.push_back(negative ? sign : 0);
+    befores.push_back(before);
     scale.push_back(before == kShifted ? kScale : before == kMirrored ? -1.0f : 1.0f);
     shift.push_back(before == kShifted ? kShift : -0.0f);
     for (int64_t i = 0; i < size; ++i) numerator.push_back(negative ? -c[i] : c[i]);
     denominator.insert(denominator.end(), d, d + below);
+  }
+  for (int i = 0; i < kInputs; ++i) {
+    const size_t channel = size_t(out->channel(i));
+    out->before[i] = befores[channel];
+    out->flip[i] = flips[channel];
   }
   Coefficients<float> all{numerator.data(), shape.rows ? groups : 1, denominator.data(), shape.rows ? groups : 1};
   if (shape.affine) all.scale = scale.data(), all.shift = shift.data(), all.affine_rows = groups;

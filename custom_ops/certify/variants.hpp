@@ -30,8 +30,8 @@ struct Variant {
   Extent extent;
   int64_t block = 0;
   bool stream = false, in_place = false;
-  std::vector<Before> before;     // by channel
-  std::vector<char> negative;
+  Before before[kInputs];  // of each input, as its channel has them
+  uint32_t flip[kInputs];  // the sign's bit where the numerator is negated
 
   int64_t channel(int64_t i) const {
     if (!block) return i / extent.inner % extent.channels;

@@ -9,7 +9,7 @@ namespace opau {
 
 extern const InstructionSet kScalar;
 #if defined(__x86_64__) || defined(_M_X64)
-extern const InstructionSet kAvx2, kAvx512;
+extern const InstructionSet kScalarFma, kAvx2, kAvx512;
 #elif defined(__aarch64__)
 extern const InstructionSet kNeon;
 #endif
@@ -18,6 +18,7 @@ const std::vector<const InstructionSet*>& instruction_sets() {
   static const std::vector<const InstructionSet*> all = {
       &kScalar,
 #if defined(__x86_64__) || defined(_M_X64)
+      &kScalarFma,
       &kAvx2,
       &kAvx512,
 #elif defined(__aarch64__)
@@ -42,9 +43,11 @@ constexpr int64_t kLanePad = 16;
 // Elements with scale and shift of their own that are done in one call; the same where channels lie in blocks.
 constexpr int64_t kTile = 1024, kBlockTile = 256;
 static_assert(kBlockTile % kLargestBlock == 0, "a tile holds whole blocks");
-// Tables for runs shorter than a vector: of so many lanes at most, for so many lengths.
+// Tables for short runs: of so many lanes at most, for so many lengths.
 constexpr int64_t kMostLanes = 16 * 1024;
 constexpr size_t kLaneTables = 4;
+// Runs longer than this are worth a call each.
+constexpr int64_t kLongRun = 256;
 
 const KernelSet<float>& kernels(const InstructionSet& set, Dtype dtype, float) {
   return dtype == Dtype::float16 ? set.float16 : dtype == Dtype::bfloat16 ? set.bfloat16 : set.float32;
@@ -54,13 +57,12 @@ const KernelSet<double>& kernels(const InstructionSet& set, Dtype, double) { ret
 template <class T>
 class CpuActivation final : public Activation {
  public:
-  CpuActivation(const Plan& plan, Dtype dtype, const Coefficients<T>& c, const InstructionSet& set)
-      : Activation(plan, dtype), exponent_(common_exponent(plan, c)), constants_(make_constants<T>(plan, exponent_)) {
+  // kept: whether it will run many times.
+  CpuActivation(const Plan& plan, Dtype dtype, const Coefficients<T>& c, const InstructionSet& set, bool kept)
+      : Activation(plan, dtype), kept_(kept), exponent_(common_exponent(plan, c)), constants_(make_constants<T>(plan, exponent_)) {
     const KernelSet<T>& table = kernels(set, dtype, T());
-    row_kernel_ = (c.affine_rows ? table.affine_row : table.row)[int(plan.kind)][int(plan.mode)];
-    lane_kernel_ = table.lane[int(plan.kind)][int(plan.mode)];
-    tile_kernel_ = table.tile[int(plan.kind)][int(plan.mode)];
-    vector_kernel_ = table.vector[int(plan.kind)][int(plan.mode)];
+    kernels_ = table.of[int(plan.kind)][int(plan.mode)][plan.size];
+    row_kernel_ = c.affine_rows ? kernels_.affine_row : kernels_.row;
     width_ = table.width;
     const int64_t rows = c.rows();
     for (int64_t group = 0; group < rows; ++group) rows_.push_back(make_row(plan, c, group, exponent_));
@@ -76,7 +78,7 @@ class CpuActivation final : public Activation {
     const int64_t length = extent.inner * (extent.channels / int64_t(rows_.size()));
     if (length == 1 && !tile_.empty()) {
       tiles(x, y, extent.channels, begin, end);
-    } else if (const LaneTable* table = length <= width_ ? lane_table(length) : nullptr) {
+    } else if (const LaneTable* table = length <= longest_in_lanes() ? lane_table(length) : nullptr) {
       lanes(*table, x, y, begin, end);
     } else {
       runs(x, y, length, begin, end, stream);
@@ -84,24 +86,28 @@ class CpuActivation final : public Activation {
   }
 
  private:
+  const bool kept_;
   const int exponent_;
   const Constants<T> constants_;
   std::vector<FullRow<T>> rows_;  // one, or one for each group
   std::vector<T> tile_;  // as many scales as fill kTile, as many shifts
+  typename KernelSet<T>::Functions kernels_;
   RowKernel<T> row_kernel_;
-  LaneKernel<T> lane_kernel_;
-  TileKernel<T> tile_kernel_, vector_kernel_;
   int64_t width_, tile_stride_ = 0;
 
   // Runs of `length` elements, whole periods of them, so that few and short ones do not make short calls.
   struct LaneTable {
-    int64_t length, lanes;
-    std::vector<T> values;
+    int64_t length, lanes, stride;
+    std::vector<T> memory;
+    T* values;  // in it, at the start of a cache line, as all rows are, so that few vectors lie across two
   };
   // Made when a length is first met, kept while the activation lives: shapes are few.
   mutable std::array<std::atomic<const LaneTable*>, kLaneTables> tables_{};
   mutable std::vector<std::unique_ptr<const LaneTable>> owned_;
   mutable std::mutex making_;
+
+  // Up to one and a half vectors the second one of each run is much of the time; a table that serves once costs more.
+  int64_t longest_in_lanes() const { return kept_ && width_ > 1 ? 3 * width_ / 2 : width_; }
 
   // Null where there are too many lanes, or lengths.
   const LaneTable* lane_table(int64_t length) const {
@@ -123,11 +129,13 @@ class CpuActivation final : public Activation {
   }
 
   std::unique_ptr<const LaneTable> make_lanes(int64_t length) const {
-    const int64_t period = int64_t(rows_.size()) * length, lanes = period * ((kTile / 4 - 1) / period + 1), stride = lanes + kLanePad;
-    auto table = std::make_unique<LaneTable>(LaneTable{length, lanes, std::vector<T>(size_t(kLaneValues * stride), T(0))});
+    const int64_t period = int64_t(rows_.size()) * length, lanes = period * ((kTile / 4 - 1) / period + 1);
+    const int64_t line = 64 / int64_t(sizeof(T)), stride = (lanes + kLanePad + line - 1) / line * line;
+    auto table = std::make_unique<LaneTable>(LaneTable{length, lanes, stride, std::vector<T>(size_t(kLaneValues * stride + line), T(0)), nullptr});
+    table->values = table->memory.data() + (64 - reinterpret_cast<uintptr_t>(table->memory.data()) % 64) % 64 / sizeof(T);
     for (int64_t n = 0; n < lanes; ++n) {
       const FullRow<T>& row = rows_[size_t(n / length) % rows_.size()];
-      const auto put = [&](int at, T value) { table->values[size_t(at * stride + n)] = value; };
+      const auto put = [&](int at, T value) { table->values[at * stride + n] = value; };
       for (int i = 0; i < kRowSize; ++i) put(i, row.c[i]);
       for (int i = 0; i < kRowSize; ++i) put(kRowSize + i, row.d[i]);
       for (int i = 0; i <= kUnrolledK; ++i) put(2 * kRowSize + i, row.p[i]);
@@ -138,7 +146,7 @@ class CpuActivation final : public Activation {
   }
 
   Lanes<T> lanes_of(const LaneTable& table) const {
-    return {table.values.data(), table.lanes + kLanePad, rows_.data(), int64_t(rows_.size()), table.length};
+    return {table.values, table.stride, rows_.data(), int64_t(rows_.size()), table.length};
   }
 
   // Whole periods of the channels, so that few channels do not make short calls.
@@ -168,7 +176,13 @@ class CpuActivation final : public Activation {
   void runs(const void* x, void* y, int64_t length, int64_t begin, int64_t end, bool stream) const {
     const int64_t groups = int64_t(rows_.size());
     for (int64_t i = begin; i < end;) {
-      const int64_t run = i / length, stop = std::min(end, (run + 1) * length);
+      const int64_t run = i / length, whole = i % length == 0 ? (end - i) / length : 0;
+      if (whole > 0 && length >= width_ && length <= kLongRun) {
+        kernels_.runs(constants_, rows_.data(), groups, run % groups, plan().degree, at(x, i), at(y, i), length, whole);
+        i += whole * length;
+        continue;
+      }
+      const int64_t stop = std::min(end, (run + 1) * length);
       row(size_t(run % groups), x, y, i, stop, stream && length >= 1024);
       i = stop;
     }
@@ -180,7 +194,7 @@ class CpuActivation final : public Activation {
     for (int64_t i = begin; i < end;) {
       const int64_t channel = i % channels, count = std::min(end - i, size - channel);
       const T* scale = tile_.data() + channel;
-      tile_kernel_(constants_, rows_[0], plan().degree, scale, scale + tile_stride_, at(x, i), at(y, i), count);
+      kernels_.tile(constants_, rows_[0], plan().degree, scale, scale + tile_stride_, at(x, i), at(y, i), count);
       i += count;
     }
   }
@@ -198,10 +212,10 @@ class CpuActivation final : public Activation {
       const int64_t left = std::min(end - i, chunk - offset), short_of = (tile_.empty() ? block : repeated) - lane;
       const int64_t count = vectors && !tile_.empty() ? left : std::min(left, short_of);
       if (tile_.empty()) {
-        lane_kernel_(constants_, table, plan().degree, at(x, i), at(y, i), index * block + lane, count);
+        kernels_.lane(constants_, table, plan().degree, at(x, i), at(y, i), index * block + lane, count);
       } else {
         const T* scale = tile_.data() + index * repeated + lane;
-        const TileKernel<T> kernel = vectors ? vector_kernel_ : tile_kernel_;
+        const TileKernel<T> kernel = vectors ? kernels_.vector : kernels_.tile;
         kernel(constants_, rows_[0], plan().degree, scale, scale + tile_stride_, at(x, i), at(y, i), count);
       }
       i += count;
@@ -213,7 +227,7 @@ class CpuActivation final : public Activation {
     const Lanes<T> lanes = lanes_of(table);
     for (int64_t i = begin; i < end;) {
       const int64_t lane = i % table.lanes, count = std::min(end - i, table.lanes - lane);
-      lane_kernel_(constants_, lanes, plan().degree, at(x, i), at(y, i), lane, count);
+      kernels_.lane(constants_, lanes, plan().degree, at(x, i), at(y, i), lane, count);
       i += count;
     }
   }
@@ -225,13 +239,13 @@ template <class T>
 std::unique_ptr<const Activation> Activation::make(const Config& config, Dtype dtype, const Coefficients<T>& c, std::string* error,
                                                    const InstructionSet& set) {
   *error = check_coefficients(config, c);
-  return error->empty() ? make_unchecked(config, dtype, c, set) : nullptr;
+  return error->empty() ? std::make_unique<CpuActivation<T>>(make_plan(config), dtype, c, set, true) : nullptr;
 }
 
 template <class T>
 std::unique_ptr<const Activation> Activation::make_unchecked(const Config& config, Dtype dtype, const Coefficients<T>& c,
                                                              const InstructionSet& set) {
-  return std::make_unique<CpuActivation<T>>(make_plan(config), dtype, c, set);
+  return std::make_unique<CpuActivation<T>>(make_plan(config), dtype, c, set, false);
 }
 
 template std::unique_ptr<const Activation> Activation::make(const Config&, Dtype, const Coefficients<float>&, std::string*,

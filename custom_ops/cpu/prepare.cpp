@@ -88,7 +88,9 @@ Plan make_plan(const Config& config) {
   const bool unrolled = config.k <= kUnrolledK && config.l <= kUnrolledL && basis.symmetric;
   const bool shared = basis.centre[3] == basis.centre[4];
   const Kind kind = !unrolled ? Kind::general : basis.power ? Kind::power : shared ? Kind::hermite : Kind::symmetric;
-  return {config, kind, kForms[config.form].mode, std::max(config.k, config.l)};
+  int size = 0;
+  while (unrolled && size + 1 < kSizes && config.k <= kUnrolled[size + 1].k && config.l <= kUnrolled[size + 1].l) ++size;
+  return {config, kind, kForms[config.form].mode, size, std::max(config.k, config.l)};
 }
 
 namespace {

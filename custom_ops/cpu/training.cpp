@@ -19,6 +19,7 @@ const GradientKernels& gradient_kernels(const InstructionSet& set) {
   static const GradientKernels* const all[] = {
       &kScalarGradients,
 #if defined(__x86_64__) || defined(_M_X64)
+      &kScalarGradients,  // of scalar_fma: too seldom the fastest to compile them once more
       &kAvx2Gradients,
       &kAvx512Gradients,
 #elif defined(__aarch64__)

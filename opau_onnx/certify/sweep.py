@@ -61,7 +61,8 @@ class Variant(Reported):
 
     Attributes:
         name: streaming stores, lanes (channels with rows of their own), tiles (channels with affines of their own), and so on.
-        compared: results; the fastest instruction set's of every input, the slower ones' of a sixteenth of them.
+        compared: results; the fastest instruction set's of every input, the slower ones' of a sixteenth of them, a set's whose
+            source is compiled a second time for more of the processor of a 64th.
     """
 
     name: str
@@ -84,7 +85,8 @@ class Sweep(Reported):
         share: largest error over what the oracle's bound allows (its ``ulp``): 1 is the whole of it.
         beyond: inputs where the error is larger than that.
         violations: inputs with a NaN, an infinity or a finite value where the range policy says something else.
-        differences: inputs where two instruction sets' row kernels give different bits.
+        differences: inputs where two instruction sets' row kernels give different bits; a set whose source is compiled a second
+            time is tried on a 64th of the float32 inputs, and its copy on all.
         variants: the other ways through the kernels.
     """
 

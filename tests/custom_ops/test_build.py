@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -75,6 +76,23 @@ def test_neither_onnxruntime_nor_cuda_is_needed(built: str) -> None:
     if build_info()["sanitizers"]:
         allowed += ("libstdc++.", "libgcc_s.", "libasan.", "libubsan.", "libtsan.")
     assert not [name for name in needed if not name.startswith(allowed)]
+
+
+@linux
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 machine code")
+def test_each_instruction_set_keeps_its_own_code(built: str) -> None:
+    """No fused instruction in the code for every processor, no call of the C library for it where the instruction is."""
+    fused: dict[str, set[str]] = {"baseline": set(), "scalar_fma": set(), "avx2": set(), "avx512": set()}
+    space = None
+    for line in run("objdump", "-d", "--no-show-raw-insn", built).splitlines():
+        if found := re.match(r"[0-9a-f]+ <.*?N4opau(?:8baseline|10scalar_fma|4avx2|6avx512)", line):
+            space = re.sub(r"^\d+", "", found[0].rpartition("N4opau")[2])
+        elif re.match(r"[0-9a-f]+ <", line):
+            space = None
+        elif space is not None and (found := re.search(r"\tvf(?=n?m(?:add|sub))|call.*<fmaf?(?=@plt>)", line)):
+            fused[space].add("instruction" if found[0] == "\tvf" else "call")
+    instruction, call = {"instruction"}, {"call"}
+    assert fused == {"baseline": call, "scalar_fma": instruction, "avx2": instruction, "avx512": instruction}
 
 
 def without_compiler(tmp_path: Path) -> tuple[dict[str, Any], str]:

@@ -142,7 +142,7 @@ def test_nan_stays_and_infinity_gives_the_limit(library: Any, basis: str, dtype:
 SIZES = (*range(70), 127, 128, 129, 1000, 4095, 65537, 1_000_001)
 
 
-@pytest.mark.parametrize("name", ["scalar", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize("name", ["scalar", "scalar_fma", "avx2", "avx512", "neon"])
 @pytest.mark.parametrize("dtype", NUMPY)
 def test_odd_sizes_and_every_alignment(library: Any, dtype: str, name: str) -> None:
     """Each element is written, nothing else is; streaming stores and working in place change nothing."""

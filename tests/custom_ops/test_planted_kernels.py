@@ -40,6 +40,8 @@ FAULTS = {  # name -> what the certificate says, in the order of the enumeration
     "slow_sets_lanes": ", lanes: ",
     "nan": "break the range policy",
     "one_constant": "exceed the oracle's bound",
+    "repeated_sets_bits": "instruction sets differ",
+    "repeated_sets_tiles": ", tiles: ",
 }
 DEFAULT = Config()
 Planted = Callable[[int], None]
@@ -78,7 +80,7 @@ def activation(config: Config = DEFAULT, *values: Any) -> activations.Activation
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_found(planted: Planted, fault: str, dtype: str) -> None:
     wanted = FAULTS[fault]
-    if dtype != "float32" and fault in ("affine_shift", "overflow", "one_sets_bits", "one_constant"):
+    if dtype != "float32" and fault in ("affine_shift", "overflow", "one_sets_bits", "one_constant", "repeated_sets_bits"):
         pytest.skip("a fault of float32 arithmetic, which 16 bits may round away")
     planted(list(FAULTS).index(fault))
     found = sweeps.sweep(activation(), dtype, threads=1, quick=True)

@@ -19,7 +19,7 @@ class Activation {
  public:
   virtual ~Activation() = default;
 
-  // As make(), for coefficients that come out of training: those that are not finite give NaN.
+  // As make(), for coefficients that come out of training and serve once: those that are not finite give NaN.
   template <class T>
   static std::unique_ptr<const Activation> make_unchecked(const Config&, Dtype, const Coefficients<T>&, const InstructionSet&);
 

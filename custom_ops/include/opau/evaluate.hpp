@@ -5,7 +5,8 @@
 //               Ops gives the same bits. Compile without contraction and without fast-math.
 //   range       |x| <= limit: `ordinary`; beyond, and for +-inf: `scaled`. NaN gives NaN in both.
 //   operations  per element at degrees (5, 4), abs_terms, with the range's compare, without load and store:
-//               power 12 (9 fma, 1 div), hermite 18 (12 fma, 1 div), symmetric 19, general 2 + 6 per degree.
+//               power 12 (9 fma, 1 div), hermite 18 (12 fma, 1 div), symmetric 19, general 2 + 6 per degree;
+//               at (3, 2) power 8, the others 10; at (2, 1) all 6.
 //   error       docs/kernels.md; measured for all 2^32 inputs by opau-certify.
 //
 // Everything lives in a namespace of the target, since translation units compiled for different instruction sets include it.
@@ -69,24 +70,28 @@ OPAU_INLINE V<O> centred(const Constants<typename O::T>& k, int n, V<O> x) {
 }
 
 // The sum of Q's terms from the closed forms: g_2, g_3 / x, g_4. The largest term is added last, so that it is rounded once.
-template <class O, Kind kind, Mode mode, class R>
+template <class O, Kind kind, Mode mode, int size = 0, class R>
 OPAU_INLINE V<O> closed_sum(const Constants<typename O::T>& k, const R& row, V<O> x) {
-  const V<O> g2 = centred<O>(k, 2, x), g3 = centred<O>(k, 3, x);
-  const V<O> root = kind == Kind::hermite ? g3 : centred<O>(k, 4, x);
-  const V<O> g4 = O::fma(root, root, O::set(k.minus_rest));
-  const V<O> odd = O::fma(O::set(row.d[3]), term<O, mode>(g3), O::set(row.d[1]));
-  const V<O> low = O::fma(O::set(row.d[2]), term<O, mode>(g2), O::fma(term<O, mode>(x), odd, O::set(row.d[0])));
-  return O::fma(O::set(row.d[4]), term<O, mode>(g4), low);
+  constexpr int L = kUnrolled[size].l;
+  V<O> odd = O::set(row.d[1]), g3{};
+  if constexpr (L >= 3) g3 = centred<O>(k, 3, x), odd = O::fma(O::set(row.d[3]), term<O, mode>(g3), odd);
+  V<O> sum = O::fma(term<O, mode>(x), odd, O::set(row.d[0]));
+  if constexpr (L >= 2) sum = O::fma(O::set(row.d[2]), term<O, mode>(centred<O>(k, 2, x)), sum);
+  if constexpr (L >= 4) {
+    const V<O> root = kind == Kind::hermite ? g3 : centred<O>(k, 4, x);
+    sum = O::fma(O::set(row.d[4]), term<O, mode>(O::fma(root, root, O::set(k.minus_rest))), sum);
+  }
+  return sum;
 }
 
-template <class O, Kind kind, Mode mode, class R>
+template <class O, Kind kind, Mode mode, int size, class R>
 OPAU_INLINE V<O> ordinary_unrolled(const Constants<typename O::T>& k, const R& row, V<O> x) {
-  const V<O> top = horner<O, kUnrolledK>(row.p, x);
+  const V<O> top = horner<O, kUnrolled[size].k>(row.p, x);
   V<O> sum;
   if constexpr (kind == Kind::power) {
-    sum = horner<O, kUnrolledL>(row.d, term<O, mode>(x));
+    sum = horner<O, kUnrolled[size].l>(row.d, term<O, mode>(x));
   } else {
-    sum = closed_sum<O, kind, mode>(k, row, x);
+    sum = closed_sum<O, kind, mode, size>(k, row, x);
   }
   return O::div(top, finish<O, mode>(k, sum));
 }
@@ -107,12 +112,12 @@ OPAU_INLINE V<O> ordinary_general(const Constants<typename O::T>& k, const R& ro
 }
 
 // |x| <= limit, or NaN.
-template <class O, Kind kind, Mode mode, class R>
+template <class O, Kind kind, Mode mode, int size = 0, class R>
 OPAU_INLINE V<O> ordinary(const Constants<typename O::T>& k, const R& row, int degree, V<O> x) {
   if constexpr (kind == Kind::general) {
     return ordinary_general<O, mode>(k, row, degree, x);
   } else {
-    return ordinary_unrolled<O, kind, mode>(k, row, x);
+    return ordinary_unrolled<O, kind, mode, size>(k, row, x);
   }
 }
 

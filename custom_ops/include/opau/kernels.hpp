@@ -34,6 +34,12 @@ using RowKernel = void (*)(const Constants<T>&, const FullRow<T>&, int degree, c
 template <class T>
 using LaneKernel = void (*)(const Constants<T>&, const Lanes<T>&, int degree, const void* x, void* y, int64_t lane, int64_t count);
 
+// `runs` runs of `length` elements, at least a vector each, one behind the other: of row `first` and those after it, in a circle.
+// The rows' scale and shift count. x and y as above.
+template <class T>
+using RunKernel = void (*)(const Constants<T>&, const FullRow<T>* rows, int64_t groups, int64_t first, int degree, const void* x, void* y,
+                           int64_t length, int64_t runs);
+
 // One row for all elements, and for each its own scale and shift: readable for a vector beyond count. KernelSet::vector takes one
 // vector of them, for lanes that come round in every vector.
 template <class T>
@@ -41,10 +47,12 @@ using TileKernel = void (*)(const Constants<T>&, const FullRow<T>&, int degree, 
 
 template <class T>
 struct KernelSet {
-  RowKernel<T> row[kKinds][kModes];
-  RowKernel<T> affine_row[kKinds][kModes];  // the same at scale x + shift; lanes always do
-  TileKernel<T> tile[kKinds][kModes], vector[kKinds][kModes];
-  LaneKernel<T> lane[kKinds][kModes];
+  struct Functions {
+    RowKernel<T> row, affine_row;  // the second at scale x + shift; lanes always are
+    TileKernel<T> tile, vector;
+    LaneKernel<T> lane;
+    RunKernel<T> runs;
+  } of[kKinds][kModes][kSizes];
   int width;  // elements of a vector
 };
 
@@ -53,6 +61,7 @@ struct InstructionSet {
   bool (*available)();  // on this machine
   KernelSet<float> float32, float16, bfloat16;
   KernelSet<double> float64;
+  const InstructionSet* again = nullptr;  // the same source, compiled for more of the processor
 };
 
 }  // namespace opau

@@ -30,8 +30,18 @@ enum class Kind : int { power, hermite, symmetric, general };
 
 using tables::Mode;
 
-// The unrolled kinds are compiled for the smallest of these degrees that holds (k, l), padded with zero coefficients.
-inline constexpr int kUnrolledK = 5, kUnrolledL = 4;
+// The unrolled kinds run on the smallest of these degrees that holds (k, l), padded with zero coefficients: the same bits in each.
+struct Degrees {
+  int k, l;
+};
+inline constexpr Degrees kUnrolled[] = {{5, 4}, {3, 2}, {2, 1}};
+inline constexpr int kSizes = 3, kUnrolledK = kUnrolled[0].k, kUnrolledL = kUnrolled[0].l;
+
+// Whether kernels of the CPU are compiled for the lower ones too: what HP-1 and `opau-collapse --tolerance` come to. A sum of which
+// terms cancel could be -0 in one size and 0 in another, but for Horner's rule.
+constexpr bool in_every_size(Kind kind, Mode mode) {
+  return kind != Kind::general && (mode == Mode::terms || (mode == Mode::none && kind == Kind::power));
+}
 
 // So that sizes of tables, in bytes, fit 63 bits with room to spare.
 inline constexpr int64_t kLargestGroups = int64_t(1) << 31;
@@ -77,6 +87,7 @@ struct Plan {
   Config config;
   Kind kind;
   Mode mode;
+  int size;    // the index in kUnrolled of the smallest degrees that hold (k, l); 0 in Kind::general
   int degree;  // max(k, l): how far Kind::general has to go
 };
 

@@ -74,16 +74,32 @@ struct Io<FloatOps, Dtype::bfloat16> {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
   }
-  // No case for NaN: every NaN here comes from a bfloat16 or is the processor's default, so its low half is 0 and no carry arises.
-  static OPAU_INLINE __m128i pack(__m256 v) {
+  // In the high halves. No case for NaN: every NaN here comes from a bfloat16 or is the processor's default, so its low half is 0
+  // and no carry arises.
+  static OPAU_INLINE __m256i rounded(__m256 v) {
     const __m256i u = _mm256_castps_si256(v);
-    const __m256i high = _mm256_srli_epi32(u, 16);
-    const __m256i bias = _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
-    const __m256i out = _mm256_srli_epi32(_mm256_add_epi32(u, bias), 16);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    return _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  }
+  static OPAU_INLINE __m128i pack(__m256 v) {
+    const __m256i out = _mm256_srli_epi32(rounded(v), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(out), _mm256_extracti128_si256(out, 1));
   }
   static OPAU_INLINE void store(Element* p, __m256 v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), pack(v)); }
   static OPAU_INLINE void stream(Element* p, __m256 v) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), pack(v)); }
+  // Two vectors of neighbours, the even ones and the odd ones: nothing is widened or packed.
+  static OPAU_INLINE void load(const Element* p, __m256 (&v)[2]) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    v[0] = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+    v[1] = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(int(0xffff0000))));
+  }
+  static OPAU_INLINE __m256i pack(const __m256 (&v)[2]) { return _mm256_blend_epi16(_mm256_srli_epi32(rounded(v[0]), 16), rounded(v[1]), 0xaa); }
+  static OPAU_INLINE void store(Element* p, const __m256 (&v)[2]) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), pack(v)); }
+  static OPAU_INLINE void stream(Element* p, const __m256 (&v)[2]) {  // aligned for one vector
+    const __m256i both = pack(v);
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(both));
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p) + 1, _mm256_extracti128_si256(both, 1));
+  }
 };
 
 }  // namespace opau::OPAU_TARGET

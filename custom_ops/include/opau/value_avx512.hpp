@@ -81,15 +81,31 @@ struct Io<FloatOps, Dtype::bfloat16> {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
   }
-  // No case for NaN: every NaN here comes from a bfloat16 or is the processor's default, so its low half is 0 and no carry arises.
-  static OPAU_INLINE __m256i pack(__m512 v) {
+  // In the high halves. No case for NaN: every NaN here comes from a bfloat16 or is the processor's default, so its low half is 0
+  // and no carry arises.
+  static OPAU_INLINE __m512i rounded(__m512 v) {
     const __m512i u = _mm512_castps_si512(v);
-    const __m512i high = _mm512_srli_epi32(u, 16);
-    const __m512i bias = _mm512_add_epi32(_mm512_and_si512(high, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(u, bias), 16));
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    return _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   }
+  static OPAU_INLINE __m256i pack(__m512 v) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(v), 16)); }
   static OPAU_INLINE void store(Element* p, __m512 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), pack(v)); }
   static OPAU_INLINE void stream(Element* p, __m512 v) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), pack(v)); }
+  // Two vectors of neighbours, the even ones and the odd ones: nothing is widened or packed.
+  static OPAU_INLINE void load(const Element* p, __m512 (&v)[2]) {
+    const __m512i both = _mm512_loadu_si512(p);
+    v[0] = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    v[1] = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(int(0xffff0000))));
+  }
+  static OPAU_INLINE __m512i pack(const __m512 (&v)[2]) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(rounded(v[0]), 16), rounded(v[1]));
+  }
+  static OPAU_INLINE void store(Element* p, const __m512 (&v)[2]) { _mm512_storeu_si512(p, pack(v)); }
+  static OPAU_INLINE void stream(Element* p, const __m512 (&v)[2]) {  // aligned for one vector
+    const __m512i both = pack(v);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(both));
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p) + 1, _mm512_extracti64x4_epi64(both, 1));
+  }
 };
 
 }  // namespace opau::OPAU_TARGET

@@ -16,7 +16,8 @@ namespace {
 
 enum Plant {
   kNothing, kZeroOnAnInterval, kShiftedOnAnInterval, kStreamingStores, kLanes, kTiles, kBlocks, kAffineShift, kInPlace, kOneSetsBits,
-  kSignOfInfinity, kOverflow, kBeyondTheEnd, kRuns, kSlowSetsLanes, kNaN, kOneConstant,
+  kSignOfInfinity, kOverflow, kBeyondTheEnd, kRuns, kSlowSetsLanes, kNaN, kOneConstant, kRepeatedSetsBits,
+  kRepeatedSetsTiles,
 };
 int fault = kNothing;
 
@@ -54,8 +55,8 @@ float formula(const Constants<float>& k, const FullRow<float>& row, const Plan& 
 
 class Planted final : public Activation {
  public:
-  Planted(const Plan& plan, Dtype dtype, const Coefficients<float>& c, bool fast)
-      : Activation(plan, dtype), fast_(fast), rows_differ_(c.numerator_rows > 1), affine_(c.affine_rows > 0) {
+  Planted(const Plan& plan, Dtype dtype, const Coefficients<float>& c, const InstructionSet& set)
+      : Activation(plan, dtype), fast_(set.name == std::string("fast")), repeated_(set.again != nullptr), rows_differ_(c.numerator_rows > 1), affine_(c.affine_rows > 0) {
     const int exponent = common_exponent(plan, c);
     k_ = make_constants<float>(plan, exponent);
     for (int64_t g = 0; g < c.rows(); ++g) rows_.push_back(make_row(plan, c, g, exponent));
@@ -70,13 +71,14 @@ class Planted final : public Activation {
  private:
   Constants<float> k_;
   std::vector<FullRow<float>> rows_;
-  bool fast_, rows_differ_, affine_;
+  bool fast_, repeated_, rows_differ_, affine_;
 
   size_t channel(const Extent& e, int64_t i) const {
     if (rows_.size() == 1) return 0;
     const int64_t block = plan().config.block;
     const int64_t c = block ? i / (e.inner * block) % (e.channels / block) * block + i % block : i / e.inner % e.channels;
     const int64_t shift = (fault == kLanes && rows_differ_ && e.inner == 1) || (fault == kTiles && !rows_differ_ && !block) ||
+                          (fault == kRepeatedSetsTiles && repeated_ && !rows_differ_ && !block) ||
                           (fault == kBlocks && block) || (fault == kRuns && e.inner > 8 && rows_differ_) ||
                           (fault == kSlowSetsLanes && !fast_ && rows_differ_);
     return size_t((c / (e.channels / int64_t(rows_.size())) + shift) % int64_t(rows_.size()));
@@ -92,7 +94,8 @@ class Planted final : public Activation {
     if (fault == kShiftedOnAnInterval && at > -2 && at < -1) y += 0.05f;
     if (fault == kStreamingStores && stream && at > 1) y = -y;
     if (fault == kInPlace && in_place) y = 2 * y;
-    if (fault == kOneSetsBits && !fast_ && at > 1 && at < 2) y = std::nextafter(y, 0.0f);
+    if (fault == kOneSetsBits && !fast_ && !repeated_ && at > 1 && at < 2) y = std::nextafter(y, 0.0f);
+    if (fault == kRepeatedSetsBits && repeated_ && at > 0x1p-20f && at < 0x1p20f) y = std::nextafter(y, 0.0f);
     if (fault == kSignOfInfinity && std::isinf(x)) y = -y;
     if (fault == kOverflow && std::fabs(at) > 0x1p60f) y = std::numeric_limits<float>::infinity();
     if (fault == kNaN && at > -0.5f && at < -0.49f) y = std::numeric_limits<float>::quiet_NaN();
@@ -102,11 +105,12 @@ class Planted final : public Activation {
 
 bool always() { return true; }
 const InstructionSet kSlow{"slow", always, {}, {}, {}, {}}, kFast{"fast", always, {}, {}, {}, {}};
+const InstructionSet kRepeated{"repeated", always, {}, {}, {}, {}, &kSlow};
 
 }  // namespace
 
 const std::vector<const InstructionSet*>& instruction_sets() {
-  static const std::vector<const InstructionSet*> all{&kSlow, &kFast};
+  static const std::vector<const InstructionSet*> all{&kRepeated, &kSlow, &kFast};
   return all;
 }
 
@@ -116,7 +120,7 @@ template <>
 std::unique_ptr<const Activation> Activation::make(const Config& config, Dtype dtype, const Coefficients<float>& c, std::string* error,
                                                    const InstructionSet& set) {
   *error = check_coefficients(config, c);
-  return error->empty() ? std::make_unique<Planted>(make_plan(config), dtype, c, &set == &kFast) : nullptr;
+  return error->empty() ? std::make_unique<Planted>(make_plan(config), dtype, c, set) : nullptr;
 }
 
 }  // namespace opau
