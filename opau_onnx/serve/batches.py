@@ -45,6 +45,11 @@ class Piece:
     rows: int
     queued: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of the inputs."""
+        return sum(array.nbytes for array in self.inputs.values())
+
 
 @dataclass(slots=True, eq=False)
 class Ticket:
@@ -52,6 +57,9 @@ class Ticket:
 
     Attributes:
         future: its outputs, or the error it ended with.
+        pieces: its parts, until it has ended; they refer to it, and hold its inputs.
+        rows, batches: of the whole request, and how many parts it has.
+        queued: when it came, in nanoseconds.
         results: outputs of the pieces that are done.
         missing: pieces that are not.
         times, batch_rows: of the last batch that one of its pieces was in.
@@ -59,7 +67,10 @@ class Ticket:
 
     future: asyncio.Future[dict[str, Array]]
     key: Key
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: Sequence[Piece] = ()
+    rows: int = 0
+    batches: int = 0
+    queued: int = 0
     results: list[dict[str, Array] | None] = field(default_factory=list)
     missing: int = 0
     waiting: int = 0

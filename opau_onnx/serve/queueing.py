@@ -20,6 +20,8 @@ from opau_onnx.protocol.tensors import Array
 from opau_onnx.serve.batches import Key, Outcome, Piece, Runner, Ticket, run_batch
 from opau_onnx.serve.statistics import Statistics
 
+BATCH_BYTES = 2**25
+"""Inputs of a batch of several requests: beyond, copying them together costs memory, and gains nothing."""
 PATIENCE = 4
 """Delays after which a worker that was to be free soon is no longer waited for."""
 
@@ -144,7 +146,8 @@ class Batcher:
         parts = list(_parts(inputs, self.max_batch_size))
         ticket.pieces = [Piece(ticket, i, part, rows, now) for i, (part, rows) in enumerate(parts)]
         ticket.results = [None] * len(parts)
-        ticket.missing = ticket.waiting = len(parts)
+        ticket.missing = ticket.waiting = ticket.batches = len(parts)
+        ticket.rows, ticket.queued = sum(rows for _, rows in parts), now
         return ticket
 
     def _expire(self, ticket: Ticket) -> None:
@@ -152,6 +155,7 @@ class Batcher:
 
     def _end(self, ticket: Ticket) -> None:
         self._open.discard(ticket)
+        ticket.pieces = ()  # the inputs go with their batch, not with the next collection of garbage
         if ticket.timer is not None:
             ticket.timer.cancel()
         if not self._open:
@@ -203,10 +207,12 @@ class Batcher:
     def _take(self, key: Key) -> list[Piece]:
         group, rows = self._groups[key], 0
         taken: list[Piece] = []
-        while group.pieces and (not taken or rows + group.pieces[0].rows <= self.max_batch_size):
+        size = 0
+        while group.pieces and (not taken or self._fits(group.pieces[0], rows, size)):
             piece = group.pieces.popleft()
             taken.append(piece)
             rows += piece.rows
+            size += piece.size
             piece.ticket.waiting -= 1
             if not piece.ticket.waiting:
                 self.waiting -= 1
@@ -215,12 +221,16 @@ class Batcher:
             del self._groups[key]
         return taken
 
+    def _fits(self, piece: Piece, rows: int, size: int) -> bool:
+        """True where a batch of so many rows and bytes may grow by a piece."""
+        return rows + piece.rows <= self.max_batch_size and size + piece.size <= BATCH_BYTES
+
     def _work(self, number: int, runner: Runner) -> None:
         """A worker's thread."""
         while (batch := self._inboxes[number].get()) is not None:
-            outcome = run_batch(runner, batch)
             try:
-                self._loop.call_soon_threadsafe(self._finished, number, outcome)
+                self._loop.call_soon_threadsafe(self._finished, number, run_batch(runner, batch))
+                del batch  # its inputs; the next one may be long in coming
             except RuntimeError:  # the loop has ended: nobody waits any more
                 return
 

@@ -17,6 +17,7 @@ from opau_onnx.serve.model import ServedModel
 from opau_onnx.serve.repository import Repository
 
 T = TypeVar("T")
+PENDING_FULL = "pending request bytes exceed max_pending_bytes; try again later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Answer:
     @property
     def rows(self) -> int:
         """Of the request."""
-        return sum(piece.rows for piece in self.ticket.pieces)
+        return self.ticket.rows
 
 
 class Held:
@@ -75,7 +76,7 @@ class Held:
             QueueFullError: too many are counted already.
         """
         if self._service.pending_bytes + size > self._service.settings.server.max_pending_bytes:
-            raise QueueFullError("the requests that wait for this server fill its memory; try again later")
+            raise QueueFullError(PENDING_FULL)
         self.settle(self._size + size)
 
     def settle(self, size: int) -> None:
