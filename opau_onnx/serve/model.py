@@ -12,6 +12,7 @@ from opau_onnx.errors import LoadError
 from opau_onnx.protocol.errors import InvalidRequestError
 from opau_onnx.protocol.tensors import Array, TensorSpec, check_inputs
 from opau_onnx.serve import independence, warmup
+from opau_onnx.serve.batch_profile import BatchProfile
 from opau_onnx.serve.batches import Runner
 from opau_onnx.serve.config import ModelSettings
 from opau_onnx.serve.queueing import Batcher
@@ -30,6 +31,7 @@ class Prepared:
     Attributes:
         buckets: row counts that were warmed up.
         alone: why each request runs alone; "" where they are batched.
+        seconds: of a run by its rows, measured in the warm-up; empty without one.
     """
 
     settings: ModelSettings
@@ -38,6 +40,12 @@ class Prepared:
     max_batch_size: int
     buckets: tuple[int, ...]
     alone: str
+    seconds: dict[int, float]
+
+    @property
+    def profile(self) -> BatchProfile:
+        """What batches cost."""
+        return BatchProfile(self.seconds, padded=self.settings.cuda_graph)
 
 
 def prepare(name: str, settings: ModelSettings, stop: threading.Event | None = None) -> Prepared:
@@ -61,18 +69,19 @@ def prepare(name: str, settings: ModelSettings, stop: threading.Event | None = N
         alone = _dependence(settings, found[0], opened, row, largest)
     if alone:
         largest, buckets = 0, ()
+    seconds: dict[int, float] = {}
     if row is None:
         logger.warning("model is not warmed up: axes are open; give input_shapes", extra={"fields": {"model": name}})
     else:
         try:
-            warmup.warm(found, opened.inputs, row, buckets, stop)
+            seconds = warmup.warm(found, opened.inputs, row, buckets, stop)
         except LoadError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise LoadError(f"{settings.path} cannot be run on inputs of its own shapes {row}: {error}") from None
     if alone:
         logger.info("each request runs alone: %s", alone, extra={"fields": {"model": name}})
-    return Prepared(settings, opened, found, largest, buckets, alone)
+    return Prepared(settings, opened, found, largest, buckets, alone, seconds)
 
 
 def _dependence(
@@ -113,6 +122,7 @@ class ServedModel:
             max_queue=prepared.settings.max_queue,
             statistics=statistics,
             loop=asyncio.get_running_loop(),
+            profile=prepared.profile,
         )
         self._output_names = {spec.name for spec in self.outputs}
 
@@ -147,6 +157,7 @@ class ServedModel:
             "provider": opened.provider,
             "implementation": opened.implementation,
             "max_batch_size": prepared.max_batch_size,
+            "preferred_batch_size": self.batcher.full_rows,
             "max_batch_delay_us": prepared.settings.max_batch_delay_us,
             "instances": len(prepared.runners),
             "threads": prepared.settings.threads,

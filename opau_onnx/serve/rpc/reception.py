@@ -2,8 +2,8 @@
 
 gRPC reads a message of up to ``max_request_bytes`` for every call, whatever else it is reading. While there are few calls, each
 is received in the cheapest way. Beyond that, a few are received at a time until it shows how large they are, in a way that can
-be ended. While the process has grown by more than ``max_pending_bytes``, some are ended: those that have stalled, then the newest,
-since the others are nearer to their end.
+be ended. While the process has grown by more than ``max_pending_bytes``, some are ended: those that have stalled, then the
+newest, since the others are nearer to their end.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_allowed_incoming_connections", connections(settings.max_connections)),
-        # A call that is not read yet holds no more than this, however fast its connection is; once it is read, all may come.
+        # A call that is not read yet holds no more than this, however fast its connection is; while it is read, all may come.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
