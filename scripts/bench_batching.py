@@ -1,6 +1,6 @@
 """Batch sizes of opau-serve: those that it measures in its warm-up, next to fixed ones, for a cheap and a dear model.
 
-Prints a table for docs/serve.md: answers per second, answers after the deadline, and latencies. The clients run on the same machine.
+Prints a table for docs/serve.md: answers per second, requests without one, and latencies. The clients run on the same machine.
 """
 
 from __future__ import annotations

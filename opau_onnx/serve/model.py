@@ -11,7 +11,7 @@ from typing import Any
 from opau_onnx.errors import LoadError
 from opau_onnx.protocol.errors import InvalidRequestError
 from opau_onnx.protocol.tensors import Array, TensorSpec, check_inputs
-from opau_onnx.serve import independence, warmup
+from opau_onnx.serve import independence, sizes, warmup
 from opau_onnx.serve.batch_profile import BatchProfile
 from opau_onnx.serve.batches import Runner
 from opau_onnx.serve.config import ModelSettings
@@ -32,6 +32,7 @@ class Prepared:
         buckets: row counts that were warmed up.
         alone: why each request runs alone; "" where they are batched.
         seconds: of a run by its rows, measured in the warm-up; empty without one.
+        warning: sizes that the file declares and cannot run; "" where none was found.
     """
 
     settings: ModelSettings
@@ -41,6 +42,7 @@ class Prepared:
     buckets: tuple[int, ...]
     alone: str
     seconds: dict[int, float]
+    warning: str
 
     @property
     def profile(self) -> BatchProfile:
@@ -79,9 +81,34 @@ def prepare(name: str, settings: ModelSettings, stop: threading.Event | None = N
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise LoadError(f"{settings.path} cannot be run on inputs of its own shapes {row}: {error}") from None
+    warning = _sizes(name, settings, found[0], opened, row, stop)
     if alone:
         logger.info("each request runs alone: %s", alone, extra={"fields": {"model": name}})
-    return Prepared(settings, opened, found, largest, buckets, alone, seconds)
+    return Prepared(settings, opened, found, largest, buckets, alone, seconds, warning)
+
+
+def _sizes(
+    name: str,
+    settings: ModelSettings,
+    runner: Runner,
+    opened: Opened,
+    row: dict[str, tuple[int, ...]] | None,
+    stop: threading.Event | None,
+) -> str:
+    """Sizes that the file declares and cannot run, told in the log; "" where none was found."""
+    axes = sizes.open_axes(opened.sessions[0])
+    if not any(axes.values()) or settings.cuda_graph:
+        return ""
+    if row is None:
+        candidates = [independence.sized(opened.inputs, size) for size in independence.OPEN_SIZES]
+        row = sizes.first_that_runs(runner, opened.inputs, candidates)
+    if row is None:
+        warning = f"axes are open, and the model does not run with them at {independence.OPEN_SIZES}; give input_shapes"
+    else:
+        warning = sizes.try_sizes(runner, opened.inputs, axes, row, stop).warning
+    if warning:
+        logger.warning("%s", warning, extra={"fields": {"model": name}})
+    return warning
 
 
 def _dependence(
@@ -166,6 +193,8 @@ class ServedModel:
         }
         if prepared.alone:
             found["unbatched_because"] = prepared.alone
+        if prepared.warning:
+            found["warning"] = prepared.warning
         return found | self.about
 
     async def retire(self) -> None:
