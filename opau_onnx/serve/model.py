@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from opau_onnx.errors import LoadError
+from opau_onnx.protocol.classification import top_classes
 from opau_onnx.protocol.errors import InvalidRequestError
-from opau_onnx.protocol.tensors import Array, TensorSpec, check_inputs
+from opau_onnx.protocol.tensors import BYTES, Array, TensorSpec, check_inputs
 from opau_onnx.serve import independence, sizes, warmup
 from opau_onnx.serve.batch_profile import BatchProfile
 from opau_onnx.serve.batches import Runner
@@ -176,6 +177,16 @@ class ServedModel:
             return self.outputs
         known = {spec.name: spec for spec in self.outputs}
         return tuple(known[name] for name in names)
+
+    def classified(
+        self, specs: tuple[TensorSpec, ...], classes: dict[str, int], arrays: dict[str, Array]
+    ) -> tuple[tuple[TensorSpec, ...], dict[str, Array]]:
+        """Outputs and their arrays, with so many classes in place of those that are named."""
+        found = dict(arrays)
+        for name, count in classes.items():
+            batched = self.prepared.opened.symbols[name] is not None
+            found[name] = top_classes(arrays[name], count, batched=batched)
+        return tuple(TensorSpec(s.name, BYTES, found[s.name].shape) if s.name in classes else s for s in specs), found
 
     def describe(self) -> dict[str, Any]:
         """Provider, device and implementation, for metadata and logs."""

@@ -14,7 +14,7 @@ from opau_onnx.serve.model import PLATFORM, ServedModel
 from opau_onnx.serve.repository import Entry, Repository
 
 NAME = "opau-onnx"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
 """Of the protocol, by Triton's names."""
 
 

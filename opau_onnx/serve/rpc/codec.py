@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from opau_onnx.protocol.errors import InvalidRequestError, TooLargeError
-from opau_onnx.protocol.parameters import check_supported, timeout_us
+from opau_onnx.protocol.parameters import check_supported, class_count, timeout_us
 from opau_onnx.protocol.tensors import Array, elements, known, read_binary, write_binary
 from opau_onnx.serve.service import Answer, Request
 
@@ -129,7 +129,8 @@ def decode(message: Any, tensors: Sequence[bytes | memoryview], remaining_us: in
         check_supported(parameters)
         timeout = timeout_us(parameters)
         limit = min((one for one in (timeout, remaining_us) if one is not None), default=None)
-    return Request(message.model_name, message.model_version, _inputs(message, tensors), _outputs(message), limit, started)
+    outputs, classes = _outputs(message)
+    return Request(message.model_name, message.model_version, _inputs(message, tensors), outputs, limit, started, classes)
 
 
 def plain(parameters: Any) -> dict[str, Any]:
@@ -179,15 +180,16 @@ def _inputs(message: Any, raw: Sequence[bytes | memoryview]) -> dict[str, Array]
     return found
 
 
-def _outputs(message: Any) -> list[str] | None:
-    names = []
+def _outputs(message: Any) -> tuple[list[str] | None, dict[str, int]]:
+    """(Names, how many classes are wanted instead of an output)."""
+    names, classes = [], {}
     for output in message.outputs:
-        if output.parameters:
-            check_supported(plain(output.parameters))
+        if output.parameters and (count := class_count(output.name, plain(output.parameters))):
+            classes[output.name] = count
         names.append(output.name)
     if len(set(names)) != len(names):
         raise InvalidRequestError("an output is asked for twice")
-    return names or None
+    return names or None, classes
 
 
 def _typed(tensor: Any) -> Array:

@@ -23,8 +23,8 @@ OPEN = ("ServerLive", "ServerReady")
 """Calls that need no token: whoever restarts servers makes them."""
 ADMIN = ("RepositoryModelLoad", "RepositoryModelUnload")
 UNIMPLEMENTED = {
-    "SystemSharedMemory": "tensors are not read from shared memory; send them in the request",
-    "CudaSharedMemory": "tensors are not read from shared memory; send them in the request",
+    "SystemSharedMemoryRegister": "tensors are not read from shared memory; send them in the request",
+    "CudaSharedMemoryRegister": "tensors are not read from shared memory; send them in the request",
     "TraceSetting": "traces are set when the server is started, not by clients",
     "LogSettings": "logs are set when the server is started, not by clients",
 }
