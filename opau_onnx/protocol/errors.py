@@ -69,6 +69,12 @@ class RunError(RequestError):
     kind, http, grpc = "run", 500, "INTERNAL"
 
 
+class UnsupportedError(RequestError):
+    """An extension of the protocol that this server does not have."""
+
+    kind, http, grpc = "unsupported", 501, "UNIMPLEMENTED"
+
+
 class UnavailableError(RequestError):
     """The model is not loaded, or the server is going down."""
 
@@ -92,6 +98,7 @@ KINDS = tuple(
         QueueFullError,
         CancelledError,
         RunError,
+        UnsupportedError,
         UnavailableError,
         DeadlineError,
         RequestError,

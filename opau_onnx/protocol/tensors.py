@@ -55,7 +55,9 @@ DATATYPES: dict[str, DataType] = {
         _type("BF16", ml_dtypes.bfloat16, "bfloat16", 16),
     )
 }
-"""By the protocol's name. Its BYTES (strings) is not served."""
+"""By the protocol's name, but for BYTES: models with strings are not served."""
+BYTES = "BYTES"
+"""Data type of classes, which are text; such arrays hold objects."""
 LARGEST_RANK = 64
 """Axes of numpy's arrays."""
 LARGEST_SIZE = 2**59
@@ -143,7 +145,9 @@ def elements(name: str, shape: Sequence[int]) -> int:
 
 
 def write_binary(array: Array) -> bytes:
-    """The protocol's bytes of an array."""
+    """The protocol's bytes of an array; those of BYTES have their length before them."""
+    if array.dtype.kind == "O":
+        return b"".join(len(value).to_bytes(4, "little") + value for value in array.ravel())
     return array.tobytes()
 
 

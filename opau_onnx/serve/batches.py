@@ -45,13 +45,22 @@ class Piece:
     rows: int
     queued: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of the inputs."""
+        return sum(array.nbytes for array in self.inputs.values())
+
 
 @dataclass(slots=True, eq=False)
 class Ticket:
     """A request in the queue.
 
     Attributes:
+        deadline: of the event loop's clock.
         future: its outputs, or the error it ended with.
+        pieces: its parts, until it has ended; they refer to it, and hold its inputs.
+        rows, batches: of the whole request, and how many parts it has.
+        queued: when it came, in nanoseconds.
         results: outputs of the pieces that are done.
         missing: pieces that are not.
         times, batch_rows: of the last batch that one of its pieces was in.
@@ -59,7 +68,11 @@ class Ticket:
 
     future: asyncio.Future[dict[str, Array]]
     key: Key
-    pieces: list[Piece] = field(default_factory=list)
+    deadline: float
+    pieces: Sequence[Piece] = ()
+    rows: int = 0
+    batches: int = 0
+    queued: int = 0
     results: list[dict[str, Array] | None] = field(default_factory=list)
     missing: int = 0
     waiting: int = 0
@@ -76,13 +89,15 @@ class Outcome:
         pieces: of the batch.
         results: for each piece its outputs or its error.
         rows: of the whole batch.
-        times: None where the batch failed as a whole and its pieces ran alone.
+        times: of the run.
+        whole: False where the batch failed as a whole and its pieces ran alone.
     """
 
     pieces: Sequence[Piece]
     results: list[dict[str, Array] | RequestError]
     rows: int
     times: Times
+    whole: bool = True
 
 
 def run_batch(runner: Runner, pieces: Sequence[Piece]) -> Outcome:
@@ -91,12 +106,14 @@ def run_batch(runner: Runner, pieces: Sequence[Piece]) -> Outcome:
     start = time.perf_counter_ns()
     merged = ran = start
     results: list[dict[str, Array] | RequestError]
+    whole = False
     try:
         inputs = merge(pieces)
         merged = time.perf_counter_ns()
         outputs = runner.run(inputs)
         ran = time.perf_counter_ns()
         results = [*split(outputs, [piece.rows for piece in pieces])]
+        whole = True
     except Exception as error:  # onnxruntime's exceptions have no common base class
         if len(pieces) == 1:
             place = str(error).partition("Status Message")[0].strip()  # what follows may quote the request's numbers
@@ -105,7 +122,7 @@ def run_batch(runner: Runner, pieces: Sequence[Piece]) -> Outcome:
         else:
             results = [run_batch(runner, [piece]).results[0] for piece in pieces]
         ran = max(ran, merged)
-    return Outcome(pieces, results, rows, Times(start, merged, ran, time.perf_counter_ns()))
+    return Outcome(pieces, results, rows, Times(start, merged, ran, time.perf_counter_ns()), whole)
 
 
 def merge(pieces: Sequence[Piece]) -> dict[str, Array]:

@@ -44,7 +44,7 @@ def dependence(runner: Runner | None, opened: Opened, row: Shapes | None, limit:
     if limit < 2:
         return None
     assert runner is not None
-    tried: Sequence[Shapes] = [row] if row is not None else [_sized(opened.inputs, size) for size in OPEN_SIZES]
+    tried: Sequence[Shapes] = [row] if row is not None else [sized(opened.inputs, size) for size in OPEN_SIZES]
     for shapes in tried:
         if (bounds := _bounds(runner, opened.inputs, shapes)) is not None:
             return _probed(runner, opened, shapes, bounds, min(ROWS, limit))
@@ -53,7 +53,8 @@ def dependence(runner: Runner | None, opened: Opened, row: Shapes | None, limit:
     return f"axes other than the first are open and the model does not run with them at {OPEN_SIZES}; give input_shapes"
 
 
-def _sized(inputs: Sequence[TensorSpec], size: int) -> Shapes:
+def sized(inputs: Sequence[TensorSpec], size: int) -> Shapes:
+    """Shapes of one row whose open axes have this size."""
     return {spec.name: (1, *(size if axis < 0 else axis for axis in spec.shape[1:])) for spec in inputs}
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from opau_onnx.errors import LoadError
+from opau_onnx.protocol.classification import top_classes
 from opau_onnx.protocol.errors import InvalidRequestError
-from opau_onnx.protocol.tensors import Array, TensorSpec, check_inputs
-from opau_onnx.serve import independence, warmup
+from opau_onnx.protocol.tensors import BYTES, Array, TensorSpec, check_inputs
+from opau_onnx.serve import independence, sizes, warmup
+from opau_onnx.serve.batch_profile import BatchProfile
 from opau_onnx.serve.batches import Runner
 from opau_onnx.serve.config import ModelSettings
 from opau_onnx.serve.queueing import Batcher
@@ -30,6 +32,8 @@ class Prepared:
     Attributes:
         buckets: row counts that were warmed up.
         alone: why each request runs alone; "" where they are batched.
+        seconds: of a run by its rows, measured in the warm-up; empty without one.
+        warning: sizes that the file declares and cannot run; "" where none was found.
     """
 
     settings: ModelSettings
@@ -38,6 +42,13 @@ class Prepared:
     max_batch_size: int
     buckets: tuple[int, ...]
     alone: str
+    seconds: dict[int, float]
+    warning: str
+
+    @property
+    def profile(self) -> BatchProfile:
+        """What batches cost."""
+        return BatchProfile(self.seconds, padded=self.settings.cuda_graph)
 
 
 def prepare(name: str, settings: ModelSettings, stop: threading.Event | None = None) -> Prepared:
@@ -61,18 +72,44 @@ def prepare(name: str, settings: ModelSettings, stop: threading.Event | None = N
         alone = _dependence(settings, found[0], opened, row, largest)
     if alone:
         largest, buckets = 0, ()
+    seconds: dict[int, float] = {}
     if row is None:
         logger.warning("model is not warmed up: axes are open; give input_shapes", extra={"fields": {"model": name}})
     else:
         try:
-            warmup.warm(found, opened.inputs, row, buckets, stop)
+            seconds = warmup.warm(found, opened.inputs, row, buckets, stop)
         except LoadError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise LoadError(f"{settings.path} cannot be run on inputs of its own shapes {row}: {error}") from None
+    warning = _sizes(name, settings, found[0], opened, row, stop)
     if alone:
         logger.info("each request runs alone: %s", alone, extra={"fields": {"model": name}})
-    return Prepared(settings, opened, found, largest, buckets, alone)
+    return Prepared(settings, opened, found, largest, buckets, alone, seconds, warning)
+
+
+def _sizes(
+    name: str,
+    settings: ModelSettings,
+    runner: Runner,
+    opened: Opened,
+    row: dict[str, tuple[int, ...]] | None,
+    stop: threading.Event | None,
+) -> str:
+    """Sizes that the file declares and cannot run, told in the log; "" where none was found."""
+    axes = sizes.open_axes(opened.sessions[0])
+    if not any(axes.values()) or settings.cuda_graph:
+        return ""
+    if row is None:
+        candidates = [independence.sized(opened.inputs, size) for size in independence.OPEN_SIZES]
+        row = sizes.first_that_runs(runner, opened.inputs, candidates)
+    if row is None:
+        warning = f"axes are open, and the model does not run with them at {independence.OPEN_SIZES}; give input_shapes"
+    else:
+        warning = sizes.try_sizes(runner, opened.inputs, axes, row, stop).warning
+    if warning:
+        logger.warning("%s", warning, extra={"fields": {"model": name}})
+    return warning
 
 
 def _dependence(
@@ -113,6 +150,7 @@ class ServedModel:
             max_queue=prepared.settings.max_queue,
             statistics=statistics,
             loop=asyncio.get_running_loop(),
+            profile=prepared.profile,
         )
         self._output_names = {spec.name for spec in self.outputs}
 
@@ -140,6 +178,16 @@ class ServedModel:
         known = {spec.name: spec for spec in self.outputs}
         return tuple(known[name] for name in names)
 
+    def classified(
+        self, specs: tuple[TensorSpec, ...], classes: dict[str, int], arrays: dict[str, Array]
+    ) -> tuple[tuple[TensorSpec, ...], dict[str, Array]]:
+        """Outputs and their arrays, with so many classes in place of those that are named."""
+        found = dict(arrays)
+        for name, count in classes.items():
+            batched = self.prepared.opened.symbols[name] is not None
+            found[name] = top_classes(arrays[name], count, batched=batched)
+        return tuple(TensorSpec(s.name, BYTES, found[s.name].shape) if s.name in classes else s for s in specs), found
+
     def describe(self) -> dict[str, Any]:
         """Provider, device and implementation, for metadata and logs."""
         opened, prepared = self.prepared.opened, self.prepared
@@ -147,6 +195,7 @@ class ServedModel:
             "provider": opened.provider,
             "implementation": opened.implementation,
             "max_batch_size": prepared.max_batch_size,
+            "preferred_batch_size": self.batcher.full_rows,
             "max_batch_delay_us": prepared.settings.max_batch_delay_us,
             "instances": len(prepared.runners),
             "threads": prepared.settings.threads,
@@ -155,6 +204,8 @@ class ServedModel:
         }
         if prepared.alone:
             found["unbatched_because"] = prepared.alone
+        if prepared.warning:
+            found["warning"] = prepared.warning
         return found | self.about
 
     async def retire(self) -> None:

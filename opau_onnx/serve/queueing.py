@@ -6,6 +6,7 @@ All of it but the workers' runs happens in the event loop's thread, so nothing i
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -17,9 +18,14 @@ import numpy as np
 
 from opau_onnx.protocol.errors import DeadlineError, QueueFullError, RequestError, UnavailableError
 from opau_onnx.protocol.tensors import Array
+from opau_onnx.serve.batch_profile import BatchProfile
 from opau_onnx.serve.batches import Key, Outcome, Piece, Runner, Ticket, run_batch
 from opau_onnx.serve.statistics import Statistics
 
+BATCH_BYTES = 2**25
+"""Inputs of a batch of several requests: beyond, copying them together costs memory, and gains nothing."""
+MARGIN = 1.5
+"""Estimated run times that a request needs before its deadline; with less it is late."""
 PATIENCE = 4
 """Delays after which a worker that was to be free soon is no longer waited for."""
 
@@ -32,6 +38,23 @@ class Group:
     rows: int = 0
 
 
+@dataclass(slots=True)
+class Batch:
+    """Pieces that are about to run together, and the earliest of their deadlines."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    rows: int = 0
+    size: int = 0
+    deadline: float = math.inf
+
+    def add(self, piece: Piece) -> None:
+        """One more."""
+        self.pieces.append(piece)
+        self.rows += piece.rows
+        self.size += piece.size
+        self.deadline = min(self.deadline, piece.ticket.deadline)
+
+
 class Batcher:
     """Merges requests into batches and hands them to workers.
 
@@ -42,6 +65,10 @@ class Batcher:
         max_queue: requests that may wait.
         statistics: where it is counted.
         loop: the event loop, in whose thread all methods are called.
+        profile: what batches cost; None: nothing is known yet.
+
+    Attributes:
+        full_rows: at which a batch grows no further.
     """
 
     def __init__(
@@ -53,9 +80,12 @@ class Batcher:
         max_queue: int,
         statistics: Statistics,
         loop: asyncio.AbstractEventLoop,
+        profile: BatchProfile | None = None,
     ) -> None:
         self.max_batch_size, self.max_queue = max_batch_size, max_queue
         self.statistics, self._loop = statistics, loop
+        self._profile = profile or BatchProfile()
+        self.full_rows = self._profile.best_rows(max_batch_size)
         self._delay_ns = max_delay_us * 1000
         self._groups: dict[Key, Group] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -93,7 +123,7 @@ class Batcher:
             raise UnavailableError("the model was unloaded")
         if self.waiting >= self.max_queue:
             raise QueueFullError(f"{self.waiting} requests wait for this model already; try again later")
-        ticket = self._ticket(inputs)
+        ticket = self._ticket(inputs, deadline)
         ticket.timer = self._loop.call_at(deadline, self._expire, ticket)
         self._open.add(ticket)
         self._idle_event.clear()
@@ -137,14 +167,15 @@ class Batcher:
         for inbox in self._inboxes:
             inbox.put(None)
 
-    def _ticket(self, inputs: Mapping[str, Array]) -> Ticket:
+    def _ticket(self, inputs: Mapping[str, Array], deadline: float) -> Ticket:
         now = time.perf_counter_ns()
         key = tuple(array.shape[1:] for array in inputs.values()) if self.max_batch_size else ()
-        ticket = Ticket(self._loop.create_future(), key)
+        ticket = Ticket(self._loop.create_future(), key, deadline)
         parts = list(_parts(inputs, self.max_batch_size))
         ticket.pieces = [Piece(ticket, i, part, rows, now) for i, (part, rows) in enumerate(parts)]
         ticket.results = [None] * len(parts)
-        ticket.missing = ticket.waiting = len(parts)
+        ticket.missing = ticket.waiting = ticket.batches = len(parts)
+        ticket.rows, ticket.queued = sum(rows for _, rows in parts), now
         return ticket
 
     def _expire(self, ticket: Ticket) -> None:
@@ -152,6 +183,7 @@ class Batcher:
 
     def _end(self, ticket: Ticket) -> None:
         self._open.discard(ticket)
+        ticket.pieces = ()  # the inputs go with their batch, not with the next collection of garbage
         if ticket.timer is not None:
             ticket.timer.cancel()
         if not self._open:
@@ -178,7 +210,7 @@ class Batcher:
         """
         busy = len(self._inboxes) > len(self._free)
         quick = self._typical_ns < self._delay_ns and now - self._started < PATIENCE * self._delay_ns
-        return busy and quick and self._groups[key].rows < self.max_batch_size
+        return busy and quick and self._groups[key].rows < self.full_rows
 
     def _due(self, now: int) -> Key | None:
         """The group that runs next: the one with the oldest piece of those that are full or have waited."""
@@ -188,7 +220,7 @@ class Batcher:
             if queued <= oldest:
                 best, oldest = key, queued
         if best is None:
-            best = next((key for key, group in self._groups.items() if group.rows >= self.max_batch_size), None)
+            best = next((key for key, group in self._groups.items() if group.rows >= self.full_rows), None)
         return best
 
     def _come_back(self, now: int) -> None:
@@ -201,32 +233,54 @@ class Batcher:
         self._timer = self._loop.call_later(max(0, after_ns) / 1e9, self._pump)
 
     def _take(self, key: Key) -> list[Piece]:
-        group, rows = self._groups[key], 0
-        taken: list[Piece] = []
-        while group.pieces and (not taken or rows + group.pieces[0].rows <= self.max_batch_size):
-            piece = group.pieces.popleft()
-            taken.append(piece)
-            rows += piece.rows
+        """The next batch: the oldest pieces that end in time, as many as are worth while and still all end in time.
+
+        Those that are too late give way, and run where nothing else waits.
+        """
+        group, now = self._groups[key], self._loop.time()
+        late: list[Piece] = []
+        batch = Batch()
+        while group.pieces:
+            piece = group.pieces[0]
+            if now + MARGIN * self._profile.estimate(piece.rows) > piece.ticket.deadline:
+                late.append(group.pieces.popleft())
+            elif not batch.pieces or self._fits(batch, piece, now):
+                batch.add(group.pieces.popleft())
+            else:
+                break
+        if not batch.pieces:
+            batch.add(late.pop(0))
+        group.pieces.extendleft(reversed(late))
+        for piece in batch.pieces:
             piece.ticket.waiting -= 1
             if not piece.ticket.waiting:
                 self.waiting -= 1
-        group.rows -= rows
+        group.rows -= batch.rows
         if not group.pieces:
             del self._groups[key]
-        return taken
+        return batch.pieces
+
+    def _fits(self, batch: Batch, piece: Piece, now: float) -> bool:
+        """True where a batch should grow by a piece."""
+        rows, size = batch.rows + piece.rows, batch.size + piece.size
+        if rows > self.full_rows or size > BATCH_BYTES:
+            return False
+        return now + self._profile.estimate(rows) <= min(batch.deadline, piece.ticket.deadline)
 
     def _work(self, number: int, runner: Runner) -> None:
         """A worker's thread."""
         while (batch := self._inboxes[number].get()) is not None:
-            outcome = run_batch(runner, batch)
             try:
-                self._loop.call_soon_threadsafe(self._finished, number, outcome)
+                self._loop.call_soon_threadsafe(self._finished, number, run_batch(runner, batch))
+                del batch  # its inputs; the next one may be long in coming
             except RuntimeError:  # the loop has ended: nobody waits any more
                 return
 
     def _finished(self, number: int, outcome: Outcome) -> None:
         self._free.append(number)
         self._typical_ns += (outcome.times.end - outcome.times.start - self._typical_ns) / 16
+        if outcome.whole and outcome.rows:
+            self._profile.observe(outcome.rows, (outcome.times.end - outcome.times.start) / 1e9)
         self._pump()  # the worker first, the answers then
         self.statistics.batch(outcome.rows, outcome.times)
         for piece, result in zip(outcome.pieces, outcome.results, strict=True):

@@ -14,7 +14,7 @@ from opau_onnx.serve.model import PLATFORM, ServedModel
 from opau_onnx.serve.repository import Entry, Repository
 
 NAME = "opau-onnx"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
 """Of the protocol, by Triton's names."""
 
 
@@ -51,6 +51,7 @@ def model_config(served: ServedModel) -> model_config_pb2.ModelConfig:
         served.inputs,
         served.outputs,
         max_batch_size=prepared.max_batch_size,
+        preferred=[served.batcher.full_rows] if prepared.max_batch_size else [],
         delay_us=prepared.settings.max_batch_delay_us,
         instances=len(prepared.runners),
         device="cuda" if prepared.opened.on_cuda else "cpu",

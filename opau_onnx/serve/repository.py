@@ -26,7 +26,7 @@ class Entry:
     Attributes:
         served: the model that answers now.
         state: as the protocol's repository index calls it.
-        reason: why it is unavailable.
+        reason: why it is unavailable, or what is to be known of it although it is ready.
     """
 
     name: str
@@ -152,7 +152,7 @@ class Repository:
                 raise
             new = ServedModel(entry.name, prepared, entry.statistics)
             old, entry.served = entry.served, new
-            entry.state, entry.reason = "READY", ""
+            entry.state, entry.reason = "READY", prepared.warning
             if old is not None:
                 self._retire(old)
         logger.info("model ready", extra={"fields": {"model": entry.name, **new.describe()}})

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from opau_onnx.protocol.errors import CancelledError, QueueFullError, RequestError, UnavailableError
@@ -17,6 +17,7 @@ from opau_onnx.serve.model import ServedModel
 from opau_onnx.serve.repository import Repository
 
 T = TypeVar("T")
+PENDING_FULL = "pending request bytes exceed max_pending_bytes; try again later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Request:
         outputs: names, or None for all.
         timeout_us: how long the client waits, in microseconds; None: as long as the server lets it.
         started: when it came, in nanoseconds of ``time.perf_counter_ns``.
+        classes: how many classes are wanted instead of an output, by name.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Request:
     outputs: list[str] | None
     timeout_us: int | None
     started: int
+    classes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Answer:
     @property
     def rows(self) -> int:
         """Of the request."""
-        return sum(piece.rows for piece in self.ticket.pieces)
+        return self.ticket.rows
 
 
 class Held:
@@ -75,7 +78,7 @@ class Held:
             QueueFullError: too many are counted already.
         """
         if self._service.pending_bytes + size > self._service.settings.server.max_pending_bytes:
-            raise QueueFullError("the requests that wait for this server fill its memory; try again later")
+            raise QueueFullError(PENDING_FULL)
         self.settle(self._size + size)
 
     def settle(self, size: int) -> None:
@@ -140,7 +143,10 @@ class Service:
         except asyncio.CancelledError:
             self._failed(model, CancelledError.kind, request.started)
             raise
-        answer = Answer(model, model.outputs_of(request.outputs), arrays, ticket)
+        specs = model.outputs_of(request.outputs)
+        if request.classes:
+            specs, arrays = await self.aside(model.classified, specs, request.classes, arrays)
+        answer = Answer(model, specs, arrays, ticket)
         model.statistics.answered(answer.rows, time.perf_counter_ns() - request.started)
         return answer
 

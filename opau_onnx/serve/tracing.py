@@ -153,7 +153,7 @@ def marks(answer: Answer) -> Iterator[Mark]:
     times = ticket.times
     if times is None:
         return
-    yield Mark("queue", ticket.pieces[0].queued, times.start)
+    yield Mark("queue", ticket.queued, times.start)
     yield Mark("compute_input", times.start, times.merged)
     yield Mark("compute_infer", times.merged, times.ran)
     yield Mark("compute_output", times.ran, times.end)
@@ -210,7 +210,7 @@ def _of_answer(answer: Answer) -> dict[str, str | int]:
         "opau.provider": opened.provider,
         "opau.implementation": opened.implementation,
         "opau.rows": answer.rows,
-        "opau.batches": len(answer.ticket.pieces),
+        "opau.batches": answer.ticket.batches,
         "opau.batch.rows": answer.ticket.batch_rows,
     }
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
 from opau_onnx.errors import LoadError
 from opau_onnx.protocol.tensors import Array, TensorSpec
+from opau_onnx.serve.batch_profile import timed
 from opau_onnx.serve.batches import Runner
 from opau_onnx.serve.config import DEFAULT_MAX_BATCH_SIZE, ModelSettings
 from opau_onnx.serve.sessions import Opened
@@ -99,14 +102,23 @@ def warm(
     row: dict[str, tuple[int, ...]],
     buckets: Sequence[int],
     stop: threading.Event | None,
-) -> None:
-    """Run every bucket, or the shapes as they are without any, once by each runner.
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[int, float]:
+    """Run every bucket, or the shapes as they are without any, once by each runner; the first then measures it.
+
+    Returns:
+        Seconds of a run by its rows.
 
     Raises:
         LoadError: it was stopped.
     """
-    for runner in dict.fromkeys(runners):
+    seconds: dict[int, float] = {}
+    for number, runner in enumerate(dict.fromkeys(runners)):
         for rows in buckets or (None,):
             if stop is not None and stop.is_set():
                 raise LoadError("stopped before every batch size had been run")
-            runner.run(sample(inputs, row, rows))
+            run = partial(runner.run, sample(inputs, row, rows))
+            run()
+            if rows is not None and not number:
+                seconds[rows] = timed(run, clock)
+    return seconds

@@ -138,9 +138,10 @@ BAD = {
     "strings as a type": (body([{**X, "datatype": "BYTES", "data": ["a", "b"]}])[0], "expected one of BOOL"),
     "twice": (body([{**X, "data": [1, 2]}, {**X, "data": [1, 2]}])[0], "there twice"),
     "an output twice": (body([{**X, "data": [1, 2]}], outputs=[{"name": "y"}, {"name": "y"}])[0], "twice"),
-    "classification": (
-        body([{**X, "data": [1, 2]}], outputs=[{"name": "y", "parameters": {"classification": 3}}])[0],
-        "classification.*not supported",
+    "classes of an input": (body([{**X, "parameters": {"classification": 3}}])[0], "classification.*not supported"),
+    "classes in words": (
+        body([{**X, "data": [1, 2]}], outputs=[{"name": "y", "parameters": {"classification": "all"}}])[0],
+        "classification.*of output 'y' is 'all'; expected a whole number",
     ),
     "shared memory": (body([{**X, "parameters": {"shared_memory_region": "r"}}])[0], "not supported"),
     "a sequence": (body([{**X, "data": [1, 2]}], parameters={"sequence_id": 5})[0], "not supported"),

@@ -13,6 +13,7 @@ import pytest
 
 from opau_onnx.protocol.errors import DeadlineError, QueueFullError, RunError, UnavailableError
 from opau_onnx.protocol.tensors import Array
+from opau_onnx.serve import queueing
 from opau_onnx.serve.batches import Ticket
 from opau_onnx.serve.queueing import Batcher
 from opau_onnx.serve.statistics import Statistics
@@ -49,6 +50,20 @@ class Bench:
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 30))
+
+
+def test_large_requests_are_not_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queueing, "BATCH_BYTES", 4 * 8)
+
+    async def test() -> None:
+        bench = Bench()
+        bench.runner.gate.clear()
+        tickets = [bench.submit(0.0)] + [bench.submit(*[1.0] * rows) for rows in (3, 1, 1, 6, 1)]
+        bench.runner.gate.set()
+        await asyncio.gather(*(ticket.future for ticket in tickets))
+        assert [len(batch) for batch in bench.runner.batches] == [1, 4, 1, 6, 1]
+
+    run(test())
 
 
 def test_requests_that_wait_run_together_and_are_split_exactly() -> None:

@@ -85,6 +85,11 @@ class Cluster:
             time.sleep(0.1)
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
@@ -151,6 +156,51 @@ def infer(protocol: Any, client: Any, model: str, array: np.ndarray, datatype: s
     tensor.set_data_from_numpy(array)
     # A copy: tritonclient writes into it.
     return client.infer(model, [tensor], headers=dict(BEARER)).as_numpy("y")
+
+
+def descendants(root: int) -> set[int]:
+    """A process and those that it has started, directly or not."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+    found, before = {root}, 0
+    while len(found) > before:
+        before = len(found)
+        found |= {pid for pid, parent in parents.items() if parent in found}
+    return found
+
+
+def listening(root: int) -> dict[int, bool]:
+    """Ports that a process and those that it has started listen on, and whether on every interface."""
+    rows = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A":
+                address, port = local.split(":")
+                rows[f"socket:[{inode}]"] = int(port, 16), not address.strip("0")
+    found: dict[int, bool] = {}
+    for pid in descendants(root):
+        with suppress(OSError):
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError, KeyError):
+                    port, everywhere = rows[os.readlink(descriptor)]
+                    found[port] = everywhere
+    return found
+
+
+def test_ports_on_every_interface_are_told(cluster: Cluster) -> None:
+    found = listening(cluster.pid)
+    assert {cluster.ports["http"], cluster.ports["grpc"]} <= found.keys()
+    (line,) = [one for one in cluster.log.splitlines() if "listens on every interface" in one]
+    told = {cluster.ports[name] for name in ("stats", "metrics", "own_grpc")}
+    assert all(str(port) in line for port in told)
+    assert 'replicas_grpc="40000 and up"' in line
+    others = {port for port, everywhere in found.items() if everywhere} - told
+    replicas = {port for port in others if 40000 <= port < 41000}
+    assert len(others - replicas) == len(cluster.replicas())  # the internal one of each
+    assert all(not everywhere for port, everywhere in found.items() if 30000 <= port < 31000)
 
 
 def test_the_proxy_is_haproxy(cluster: Cluster) -> None:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from opau_onnx.protocol.errors import ForbiddenError, InvalidRequestError, RequestError, UnauthenticatedError
 from opau_onnx.serve import reports
+from opau_onnx.serve.http import extensions
 from opau_onnx.serve.http.bodies import headers_of, read_body, respond
 from opau_onnx.serve.http.infer import Infer
 from opau_onnx.serve.http.messages import Failure
@@ -73,6 +74,7 @@ def routes(service: Service, infer: Infer) -> list[Route]:
         Route("/v2/repository/index", endpoints.index, methods=["POST"]),
         Route("/v2/repository/models/{model}/load", endpoints.load, methods=["POST"]),
         Route("/v2/repository/models/{model}/unload", endpoints.unload, methods=["POST"]),
+        *extensions.routes(),
         Route(METRICS, endpoints.metrics),
         Route("/openapi.json", endpoints.openapi),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from opau_onnx.protocol.errors import InvalidRequestError
-from opau_onnx.protocol.parameters import check_supported, timeout_us
+from opau_onnx.protocol.parameters import check_supported, class_count, timeout_us
 from opau_onnx.protocol.tensors import DATATYPES, Array, DataType, TensorSpec, elements, known, read_binary, write_binary
 from opau_onnx.serve.http.messages import InferenceResponse, InputTensor, OutputTensor, numbers, read, write
 from opau_onnx.serve.service import Answer
@@ -34,6 +34,7 @@ class Decoded:
         binary_default: whether the others are.
         id: the client's.
         timeout_us: the client's; None: it gave none.
+        classes: how many classes are wanted instead of an output, by name.
     """
 
     inputs: dict[str, Array]
@@ -42,6 +43,7 @@ class Decoded:
     binary_default: bool
     id: str
     timeout_us: int | None
+    classes: dict[str, int] = field(default_factory=dict)
 
 
 def decode(body: bytes, header_length: int | None) -> Decoded:
@@ -62,8 +64,10 @@ def decode(body: bytes, header_length: int | None) -> Decoded:
     inputs = _inputs(request.inputs, view[size:])
     check_supported(request.parameters)
     binary: dict[str, bool] = {}
+    classes: dict[str, int] = {}
     for output in request.outputs:
-        check_supported(output.parameters)
+        if count := class_count(output.name, output.parameters):
+            classes[output.name] = count
         if "binary_data" in output.parameters:
             binary[output.name] = _flag(output.parameters, "binary_data")
     if len({output.name for output in request.outputs}) != len(request.outputs):
@@ -75,6 +79,7 @@ def decode(body: bytes, header_length: int | None) -> Decoded:
         binary_default=_flag(request.parameters, "binary_data_output"),
         id=request.id,
         timeout_us=timeout_us(request.parameters),
+        classes=classes,
     )
 
 
@@ -122,6 +127,8 @@ def _plain(array: Array) -> bytes:
     """The values as a flat list in JSON, made in parts: whoever makes it lets the event loop go on in between."""
     floating = array.dtype in (DATATYPES[name].numpy for name in ("FP16", "FP32", "FP64", "BF16"))
     flat = array.ravel()
+    if array.dtype.kind == "O":  # BYTES
+        return msgspec.json.encode([value.decode() for value in flat])
     parts = []
     for start in range(0, len(flat), CHUNK):
         part = flat[start : start + CHUNK]

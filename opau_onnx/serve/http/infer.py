@@ -71,7 +71,9 @@ class Infer:
             asked.id = decoded.id
             del body
             held.settle(sum(array.nbytes for array in decoded.inputs.values()))
-            request = Request(asked.model, asked.version, decoded.inputs, decoded.outputs, decoded.timeout_us, asked.started)
+            request = Request(
+                asked.model, asked.version, decoded.inputs, decoded.outputs, decoded.timeout_us, asked.started, decoded.classes
+            )
             asked.submitted = True
             with _Watch(receive):
                 answer = await self._service.infer(request)

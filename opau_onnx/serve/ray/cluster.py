@@ -19,10 +19,12 @@ from opau_onnx.serve.ray.signals import Signals, Stopped
 
 LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
+    # Without this the ports of Ray's own processes listen on every interface; a cluster of one machine needs the loopback only.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Its only proxy forgets a replica within a second; Ray allows for 30.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
-"""Of a cluster that is started for the server. Several of Ray's ports listen on all interfaces: they ask for the token."""
+"""Of a cluster that is started for the server. Those of Ray's ports that listen on every interface ask for the token."""
 SIDE_PORTS = {
     "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
     "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
@@ -30,6 +32,8 @@ SIDE_PORTS = {
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500,
 }
 """That Ray's proxies listen on besides; a second cluster on the machine gets others."""
+REPLICAS_GRPC_PORT = "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT", 40000
+"""The variable that sets the first port of the replicas for gRPC, and Ray's default."""
 ANSWER_S = 10.0
 SMALLEST_STORE = 80 * 2**20
 """Bytes of shared memory that Ray wants at least. Behind HAProxy no request passes through it."""
@@ -51,6 +55,24 @@ def _free(port: int) -> int:
         return port
     with socket.create_server(("0.0.0.0", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def exposed(*, haproxy: bool, grpc: bool) -> dict[str, str]:
+    """Ports that listen on every interface, whatever the host, since Ray lets nobody choose; by what they are.
+
+    Args:
+        haproxy: whether HAProxy is in front of the replicas.
+        grpc: whether gRPC is served.
+    """
+    found = {name: os.environ.get(name, str(port)) for name, port in SIDE_PORTS.items()}
+    ports = {}
+    if haproxy:
+        ports["haproxy_metrics"] = found["RAY_SERVE_HAPROXY_METRICS_PORT"]
+        ports["haproxy_stats"] = found["RAY_SERVE_HAPROXY_STATS_PORT"]
+    if haproxy and grpc:
+        ports["fallback_grpc"] = found["RAY_SERVE_FALLBACK_PROXY_GRPC_PORT"]
+        ports["replicas_grpc"] = f"{os.environ.get(REPLICAS_GRPC_PORT[0], str(REPLICAS_GRPC_PORT[1]))} and up"
+    return ports | {"replicas_internal_grpc": "any, one for each replica"}
 
 
 def _check_answers(address: str) -> None:

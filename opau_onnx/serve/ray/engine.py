@@ -15,7 +15,7 @@ import msgspec
 from opau_onnx.errors import DeviceError, LoadError
 from opau_onnx.serve import logs, security
 from opau_onnx.serve.config import ServerSettings, Settings, usable_cores
-from opau_onnx.serve.ray.cluster import behind_haproxy, connected, taken
+from opau_onnx.serve.ray.cluster import behind_haproxy, connected, exposed, taken
 from opau_onnx.serve.ray.settings import DEPLOYMENT, PROXIES, SERVICER, Arguments, arguments
 from opau_onnx.serve.ray.signals import Signals, Stopped
 
@@ -198,7 +198,10 @@ def _tell(server: ServerSettings, replicas: int) -> None:
     for protocol, port in (("http", server.http_port), ("grpc", server.grpc_port)):
         if port > 0:
             logger.info("listening", extra={"fields": {"protocol": protocol, "host": server.host, "port": port}})
-    proxy = "HAProxy" if ray.get(ray.remote(num_cpus=0)(behind_haproxy).remote()) else "Ray's own"
+    haproxy = ray.get(ray.remote(num_cpus=0)(behind_haproxy).remote())
+    proxy = "HAProxy" if haproxy else "Ray's own"
+    fields = exposed(haproxy=haproxy, grpc=server.grpc_port > 0)
+    logger.warning("Ray listens on every interface at these ports; keep others away by a firewall", extra={"fields": fields})
     logger.info("ready", extra={"fields": {"engine": "ray", "replicas": replicas, "proxy": proxy}})
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.protocol.errors import InvalidRequestError
-from opau_onnx.protocol.parameters import check_supported, timeout_us
+from opau_onnx.protocol.errors import InvalidRequestError, TooLargeError
+from opau_onnx.protocol.parameters import check_supported, class_count, timeout_us
 from opau_onnx.protocol.tensors import Array, elements, known, read_binary, write_binary
 from opau_onnx.serve.service import Answer, Request
 
@@ -28,6 +29,15 @@ CONTENTS = {
 }
 """The field of ``InferTensorContents`` for each data type; FP16 and BF16 have none."""
 
+LARGE = 65_536
+"""Bytes of a request from which its raw tensors are found without protobuf."""
+VARINT, LENGTH_DELIMITED, FIXED_SIZES = 0, 2, {1: 8, 5: 4}
+"""Kinds of a field in protobuf's encoding, and bytes of those whose size is fixed."""
+RAW_TENSOR = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | LENGTH_DELIMITED
+"""Key of a raw tensor."""
+FIELDS = 65_536
+"""Of a request, at most."""
+
 
 def parse(kind: Any, raw: bytes) -> Any:
     """A message of a kind.
@@ -41,11 +51,72 @@ def parse(kind: Any, raw: bytes) -> Any:
         raise InvalidRequestError(f"the request is no {kind.DESCRIPTOR.full_name}") from None
 
 
-def decode(message: Any, remaining_us: int | None, started: int) -> Request:
+def parse_request(raw: bytes, limit: int) -> tuple[Any, Sequence[bytes | memoryview]]:
+    """A ``ModelInferRequest`` and its raw tensors. Large ones are left where they are: protobuf would copy them twice.
+
+    Args:
+        raw: its bytes.
+        limit: bytes of all that is not raw tensors. Protobuf makes objects of it that take up to 50 times as much memory.
+
+    Raises:
+        InvalidRequestError: the bytes are no ``ModelInferRequest``.
+        TooLargeError: there is more beside the raw tensors.
+    """
+    if len(raw) < LARGE:
+        message = parse(pb.ModelInferRequest, raw)
+        return message, message.raw_input_contents
+    rest, tensors = _split(raw)
+    size = sum(map(len, rest))
+    if size > limit:
+        raise TooLargeError(
+            f"the request has {size} bytes beside raw_input_contents; this server takes {limit} (max_json_bytes)"
+        )
+    return parse(pb.ModelInferRequest, b"".join(rest)), tensors
+
+
+def _split(raw: bytes) -> tuple[list[memoryview], list[memoryview]]:
+    """The fields of a request without its raw tensors, and those."""
+    view, at, rest, tensors = memoryview(raw), 0, list[memoryview](), list[memoryview]()
+    try:
+        while at < len(raw):
+            begin = at
+            key, at = _varint(raw, at)
+            kind = key & 7
+            if kind == LENGTH_DELIMITED:
+                size, at = _varint(raw, at)
+                end = at + size
+            elif kind == VARINT:
+                end = _varint(raw, at)[1]
+            else:
+                end = at + FIXED_SIZES[kind]
+            (tensors if key == RAW_TENSOR else rest).append(view[at if key == RAW_TENSOR else begin : end])
+            at = end
+            if at > len(raw) or len(rest) + len(tensors) > FIELDS:
+                raise IndexError
+    except (IndexError, KeyError):
+        raise InvalidRequestError(f"the request is no {pb.ModelInferRequest.DESCRIPTOR.full_name}") from None
+    return rest, tensors
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    """The number that begins there in protobuf's variable length, and where it ends."""
+    value = shift = 0
+    while shift < 70:
+        byte = raw[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise IndexError
+
+
+def decode(message: Any, tensors: Sequence[bytes | memoryview], remaining_us: int | None, started: int) -> Request:
     """The request in a ``ModelInferRequest``.
 
     Args:
-        message: it; arrays keep their own copies of its bytes.
+        message: it.
+        tensors: its raw tensors; arrays may look into them.
         remaining_us: how long the call may still take, in microseconds; None: for ever.
         started: when it came, in nanoseconds of ``time.perf_counter_ns``.
 
@@ -58,7 +129,8 @@ def decode(message: Any, remaining_us: int | None, started: int) -> Request:
         check_supported(parameters)
         timeout = timeout_us(parameters)
         limit = min((one for one in (timeout, remaining_us) if one is not None), default=None)
-    return Request(message.model_name, message.model_version, _inputs(message), _outputs(message), limit, started)
+    outputs, classes = _outputs(message)
+    return Request(message.model_name, message.model_version, _inputs(message, tensors), outputs, limit, started, classes)
 
 
 def plain(parameters: Any) -> dict[str, Any]:
@@ -87,8 +159,7 @@ def encode(answer: Answer, identity: str) -> Any:
     )
 
 
-def _inputs(message: Any) -> dict[str, Array]:
-    raw = message.raw_input_contents
+def _inputs(message: Any, raw: Sequence[bytes | memoryview]) -> dict[str, Array]:
     if raw and len(raw) != len(message.inputs):
         raise InvalidRequestError(
             f"raw_input_contents has {len(raw)} tensors for {len(message.inputs)} inputs; expected one for each"
@@ -109,15 +180,16 @@ def _inputs(message: Any) -> dict[str, Array]:
     return found
 
 
-def _outputs(message: Any) -> list[str] | None:
-    names = []
+def _outputs(message: Any) -> tuple[list[str] | None, dict[str, int]]:
+    """(Names, how many classes are wanted instead of an output)."""
+    names, classes = [], {}
     for output in message.outputs:
-        if output.parameters:
-            check_supported(plain(output.parameters))
+        if output.parameters and (count := class_count(output.name, plain(output.parameters))):
+            classes[output.name] = count
         names.append(output.name)
     if len(set(names)) != len(names):
         raise InvalidRequestError("an output is asked for twice")
-    return names or None
+    return names or None, classes
 
 
 def _typed(tensor: Any) -> Array:

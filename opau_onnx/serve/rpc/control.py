@@ -66,6 +66,20 @@ class Control:
         await self._finish(self._repository.unload(request.model_name))
         return pb.RepositoryModelUnloadResponse()
 
+    async def system_shared_memory_status(self, request: Any, context: Any) -> Any:
+        _check_region(request)
+        return pb.SystemSharedMemoryStatusResponse()
+
+    async def system_shared_memory_unregister(self, request: Any, context: Any) -> Any:
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def cuda_shared_memory_status(self, request: Any, context: Any) -> Any:
+        _check_region(request)
+        return pb.CudaSharedMemoryStatusResponse()
+
+    async def cuda_shared_memory_unregister(self, request: Any, context: Any) -> Any:
+        return pb.CudaSharedMemoryUnregisterResponse()
+
     async def _finish(self, action: Coroutine[Any, Any, None]) -> None:
         """Do it also where the client goes away meanwhile: a model that is half loaded helps nobody."""
         task = asyncio.get_running_loop().create_task(action)
@@ -83,6 +97,11 @@ async def _tell(context: Any, served: ServedModel) -> None:
     """Send provider and implementation, which the protocol's messages have no field for, as initial metadata."""
     described = served.describe()
     await context.send_initial_metadata(tuple((f"opau-{key}", described[key]) for key in ("provider", "implementation")))
+
+
+def _check_region(request: Any) -> None:
+    if request.name:
+        raise UnknownModelError(f"unknown shared memory region {request.name!r}: none can be registered")
 
 
 def _check_repository(request: Any) -> None:

@@ -31,5 +31,8 @@ def clipped(message: str) -> str:
 async def fail(context: Any, error: Exception) -> NoReturn:
     """End a call with an error."""
     code, message = status(error)
+    # gRPC's context and the exception that abort raises refer to each other: what the error's frames hold, such as the request,
+    # would stay until the next collection of garbage.
+    error.__traceback__ = error.__context__ = None
     await context.abort(code, message)
     raise AssertionError("abort returned")

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from opau_onnx.protocol.errors import CancelledError, RequestError, TooLargeError, UnavailableError
+from opau_onnx.protocol.errors import (
+    CancelledError,
+    DeadlineError,
+    InvalidRequestError,
+    RequestError,
+    TooLargeError,
+    UnavailableError,
+)
 from opau_onnx.serve.request_log import Observer
-from opau_onnx.serve.rpc.codec import decode, encode, parse
+from opau_onnx.serve.rpc.codec import decode, encode, parse_request
 from opau_onnx.serve.rpc.errors import fail, status
 from opau_onnx.serve.rpc.gate import Gate
+from opau_onnx.serve.rpc.reception import Reception
 from opau_onnx.serve.service import Answer, Service
 
 if TYPE_CHECKING:
@@ -30,19 +38,60 @@ class Infer:
         service: answers.
         gate: counts the calls.
         tracer: records traces; None: there are none.
+        reception: how requests are read; None: they are complete when a call begins.
+
+    Attributes:
+        reception: likewise.
     """
 
-    def __init__(self, service: Service, gate: Gate, tracer: Tracer | None = None) -> None:
+    def __init__(self, service: Service, gate: Gate, tracer: Tracer | None = None, reception: Reception | None = None) -> None:
         self._service, self._gate, self._observer, self._traced = service, gate, Observer(tracer), tracer is not None
         self._readers: set[asyncio.Task[None]] = set()
+        self.reception = reception
 
     async def call(self, raw: bytes, context: Any) -> Any:
         """Answer one request with a ``ModelInferResponse``."""
         self._gate.enter(context)
+        if self.reception is not None:
+            self.reception.received(len(raw))
+        box = [raw]
+        del raw  # an exception that ends the call would keep it
         try:
-            return await self._answer([raw], context)
+            return await self._answer(box, context)
         except Exception as error:
             await fail(context, error)
+
+    async def call_that_can_end(self, requests: Any, context: Any) -> None:
+        """Read one request and answer it; where memory is short while it is read, the call ends."""
+        self._gate.enter(context)
+        started = time.perf_counter_ns()
+        try:
+            try:
+                box = [await self._only(context)]
+            except RequestError as error:
+                self._service.refuse("", error.kind, started)
+                raise
+            await context.write(await self._answer(box, context))
+        except Exception as error:
+            await fail(context, error)
+
+    async def _only(self, context: Any) -> Any:
+        """The request of a call that has one."""
+        limit = self._service.settings.server.request_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                raw = await self._next(context)
+        except TimeoutError:
+            raise DeadlineError(
+                f"deadline exceeded: the request was not complete after {limit:g} s (request_timeout_s)"
+            ) from None
+        if raw is grpc.aio.EOF:
+            raise InvalidRequestError("the call ended without a request")
+        return raw
+
+    async def _next(self, context: Any) -> Any:
+        """The next request of a call, or gRPC's end of a stream."""
+        return await (context.read() if self.reception is None else self.reception.read(context))
 
     async def stream(self, requests: Any, context: Any) -> None:
         """Answer the requests of a stream, in their order; many of them are in the queue at the same time."""
@@ -82,7 +131,7 @@ class Infer:
         try:
             while True:
                 await slots.acquire()
-                raw = await context.read()
+                raw = await self._next(context)
                 if raw is grpc.aio.EOF:
                     return
                 task = asyncio.get_running_loop().create_task(self._streamed(raw, context))
@@ -106,15 +155,15 @@ class Infer:
         """The answer to the message in a list of one, which is taken out of it."""
         started = time.perf_counter_ns()
         message = request = None
+        limit = self._service.settings.server.max_json_bytes
         try:
             with self._service.held() as held:
                 held.add(len(raw[0]))
-                whole = parse(pb.ModelInferRequest, raw.pop())
+                whole, tensors = parse_request(raw.pop(), limit)
                 message = pb.ModelInferRequest(model_name=whole.model_name, model_version=whole.model_version, id=whole.id)
-                _check_typed(whole, self._service.settings.server.max_json_bytes)
-                request = decode(whole, _remaining_us(context), started)
-                del whole  # while it waits, only its tensors are kept
-                held.settle(sum(array.nbytes for array in request.inputs.values()))
+                _check_typed(whole, limit)
+                request = decode(whole, tensors, _remaining_us(context), started)
+                del whole, tensors  # while it waits, only its tensors are kept, which may look into its bytes
                 answer = await self._service.infer(request)
                 response = encode(answer, message.id)
         except RequestError as error:

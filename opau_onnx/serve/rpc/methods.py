@@ -23,12 +23,13 @@ OPEN = ("ServerLive", "ServerReady")
 """Calls that need no token: whoever restarts servers makes them."""
 ADMIN = ("RepositoryModelLoad", "RepositoryModelUnload")
 UNIMPLEMENTED = {
-    "SystemSharedMemory": "tensors are not read from shared memory; send them in the request",
-    "CudaSharedMemory": "tensors are not read from shared memory; send them in the request",
+    "SystemSharedMemoryRegister": "tensors are not read from shared memory; send them in the request",
+    "CudaSharedMemoryRegister": "tensors are not read from shared memory; send them in the request",
     "TraceSetting": "traces are set when the server is started, not by clients",
     "LogSettings": "logs are set when the server is started, not by clients",
 }
 """Why a call is not answered, by the beginning of its name."""
+INFER = f"/{SERVICE.full_name}/ModelInfer"
 Call = Callable[[Any, Any], Awaitable[Any]]
 
 
@@ -50,6 +51,7 @@ class Methods:
         self._handlers = {_address(method.name): _handler(method, gate, infer, control) for method in SERVICE.methods} | more
         self._admin = frozenset(_address(name) for name in ADMIN)
         self._late = _refusing(UnavailableError("the server is going down"), gate)
+        self._infer, self._one_by_one = infer, _one_by_one(infer)
 
     def service(self, details: Any) -> Any:
         """The handler of a call; None for one that the protocol does not have."""
@@ -65,7 +67,8 @@ class Methods:
             )
         except (UnauthenticatedError, ForbiddenError) as error:
             return _refusing(error)
-        return handler
+        reception = self._infer.reception
+        return self._one_by_one if details.method == INFER and reception is not None and not reception.plain() else handler
 
 
 def refusal(code: grpc.StatusCode, message: str, gate: Gate | None = None) -> Any:
@@ -97,6 +100,11 @@ def _handler(method: Any, gate: Gate, infer: Infer, control: Control) -> Any:
             return refusal(grpc.StatusCode.UNIMPLEMENTED, f"{method.name} is not served: {reason}")
     call: Call = getattr(control, re.sub(r"(?<=.)(?=[A-Z])", "_", method.name).lower())
     return _unary(gate, call, getattr(pb, method.input_type.name), getattr(pb, method.output_type.name))
+
+
+def _one_by_one(infer: Infer) -> Any:
+    """The handler of an inference call that takes a fifth more of a core, and decides itself when its request is read."""
+    return grpc.stream_stream_rpc_method_handler(infer.call_that_can_end, None, pb.ModelInferResponse.SerializeToString)
 
 
 def _unary(gate: Gate, call: Call, request: Any, response: Any) -> Any:

@@ -16,6 +16,7 @@ from opau_onnx.serve.rpc.gate import Gate
 from opau_onnx.serve.rpc.health import Health
 from opau_onnx.serve.rpc.infer import Infer
 from opau_onnx.serve.rpc.methods import SERVICE, Methods
+from opau_onnx.serve.rpc.reception import Reception
 from opau_onnx.serve.service import Service
 from opau_onnx.serve.sockets import check_free, connections
 
@@ -30,6 +31,8 @@ HANDSHAKE_MS = 10_000
 """For a connection until it speaks HTTP/2; gRPC's own is two minutes."""
 METADATA_BYTES = 32 * 1024
 """Of a call's headers."""
+UNREAD_BYTES = 64 * 1024
+"""Of a call that gRPC receives before it is read."""
 TELL_SECONDS = 0.1
 """In which clients hear that their connections end; what they call then goes elsewhere."""
 STOP_SECONDS = 0.5
@@ -79,7 +82,7 @@ async def start(
         LoadError: the address cannot be listened on, or a file of the token cannot be used.
     """
     gate = Gate()
-    infer = Infer(service, gate, tracer)
+    infer = Infer(service, gate, tracer, Reception(service))
     server = grpc.aio.server(options=options(settings))
     health = Health(service, SERVICE.full_name)
     server.add_generic_rpc_handlers([Methods(gate, infer, Control(service), security.Access(settings), health)])
@@ -99,6 +102,9 @@ def options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_allowed_incoming_connections", connections(settings.max_connections)),
+        # A call that is not read yet holds no more than this, however fast its connection is; while it is read, all may come.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_MS),
