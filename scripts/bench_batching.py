@@ -20,7 +20,7 @@ from torch import nn
 
 from opau_onnx import export_model
 from opau_onnx.loadtest.api import run as load
-from opau_onnx.loadtest.settings import Settings
+from opau_onnx.loadtest.config import LoadTestConfig
 from opau_onnx.nn import HP1
 
 URL = "grpc://127.0.0.1:18001"
@@ -65,12 +65,12 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of each turn.")] = 10.0,
 ) -> None:
     """Measure."""
-    print("| model | batch size | answers/s | deadline exceeded | p50 ms | p99 ms |\n|---|---|---|---|---|---|")
+    print("| model | batch size | responses/s | deadline exceeded | p50 ms | p99 ms |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name, path in write(Path(folder)).items():
             for size, lines in SIZES.items():
                 with served(path, lines):
-                    found = load(URL, name, Settings(clients=clients, expect=path, wait_s=120.0, seconds=seconds))
+                    found = load(URL, name, LoadTestConfig(clients=clients, expect=path, wait_s=120.0, seconds=seconds))
                 if size == "measured":
                     size = f"measured: {found.model['parameters']['preferred_batch_size']}"
                 late = {kind: count for kind, count in found.counts.items() if kind != "right"}

@@ -119,9 +119,9 @@ def _run(
 def _onnx(model: Path, reading: Reading, config: VerifyConfig) -> Any:
     from opau_onnx.verify import read_onnx_model
 
-    for option, given in (("--model", reading.factory), ("--key", reading.key), ("--strip-prefix", reading.strip_prefix)):
+    for name, given in (("--model", reading.factory), ("--key", reading.key), ("--strip-prefix", reading.strip_prefix)):
         if given is not None:
-            fail(f"{option} says how weights of PyTorch are read, and {model} is an ONNX file; leave it out")
+            fail(f"{name} says how weights of PyTorch are read, and {model} is an ONNX file; leave it out")
     return read_onnx_model(model, reading.inputs, reading.input_shapes, config.seed)
 
 
