@@ -96,7 +96,6 @@ MORE = (
     Fault("adopt shares whatever the tensors", ADOPT, "*(id(t) for t in tensors)", "*()", ADOPTED),
     Fault("adopt trains what was frozen", ADOPT, "module.numerator.requires_grad_(reading.numerator.requires_grad)", "pass", ADOPTED),
     Fault("adopt takes NaN", ADOPT, "if not all(bool(torch.isfinite(v).all())", "if not all(True", ADOPTED),
-    Fault("adopt takes modules that nobody ran for equal", PROBE, "if not steady.any():", "if False:", ADOPTED),
     Fault("adopt looks at small inputs only", PROBE, "torch.logspace(1, 4, 13,", "torch.logspace(0, 0.1, 13,", ADOPTED),
     Fault("fits next to a pole", FITTING, "return bool(np.min(q) < _MARGIN)", "return False", FITS),
     Fault("fits forget what lies far away", FITTING, "    if growth_weight:", "    if False:", FITS),

@@ -228,6 +228,21 @@ def test_subclasses() -> None:
     assert isinstance(net[1], Changed)
 
 
+@pytest.mark.parametrize(("low", "factor"), [(0.0, 1 + 1e-11), (500.0, 1 + 1e-9), (7.99, -1.0)])
+def test_a_difference_far_below_what_shows_in_float32_or_far_away_is_found(low: float, factor: float) -> None:
+    class Slightly(Rational):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return torch.where(x.abs() >= low, y * factor, y)
+
+    Slightly.__name__ = "Rational"
+    net = nn.Sequential(Rational(), Slightly())
+    done = adopt(net)
+    assert [m.name for m in done.modules] == ["0"]
+    assert isinstance(net[1], Slightly)
+    assert "does not compute" in done.left[0]
+
+
 def test_nothing_to_adopt() -> None:
     with pytest.raises(ReplacementError, match=r"the model holds HP1, Linear, Sequential. .*replace_activations"):
         adopt(nn.Sequential(nn.Linear(2, 2), HP1()))
