@@ -33,14 +33,18 @@ def verdict(request: PreparedRequest, array: Any, datatype: str) -> str:
 
 @pytest.mark.parametrize(("datatype", "digits"), [("FP64", 1e-8), ("FP32", 2.4e-4), ("FP16", 2.2e-2), ("BF16", 6.2e-2)])
 def test_half_of_the_digits_where_nothing_was_nudged(datatype: str, digits: float) -> None:
-    """Of the largest element that is not beyond the dtype's kin: a mask lends the others nothing."""
-    values = np.array([[0.5, -2.0], [2.0, -30000.0]])
+    """Of the largest value in each column: that of -30,000 lends the other nothing. Of all where rows are few."""
+    values = np.array([[0.0, -30000.0], [-2.0, 0.0]] * 8)
     request = prepared(values.astype(NAMES[datatype]), datatype)
     assert request.expected["y"].limit[0, 0] == pytest.approx(2 * digits, rel=0.07)
     assert request.expected["y"].limit[1, 1] == pytest.approx(30000 * digits, rel=0.07)
-    near, far = (values + share * 2 * digits * np.array([[1.0, 0.0], [0.0, 0.0]]) for share in (0.8, 1.2))
+    near, far = values.copy(), values.copy()
+    near[0, 0], far[0, 0] = 0.8 * 2 * digits, 1.2 * 2 * digits
     assert verdict(request, near.astype(NAMES[datatype]), datatype) == CORRECT
     assert verdict(request, far.astype(NAMES[datatype]), datatype) == INCORRECT
+    assert prepared(values[:2].astype(NAMES[datatype]), datatype).expected["y"].limit[0, 0] == pytest.approx(
+        30000 * digits, rel=0.07
+    )
 
 
 def test_each_element_has_the_tolerance_of_its_own_conditioning() -> None:
@@ -52,6 +56,21 @@ def test_each_element_has_the_tolerance_of_its_own_conditioning() -> None:
     assert verdict(request, want + np.array([0.0, 1e-9], np.float32), "FP32") == CORRECT
     assert verdict(request, want + np.array([100.0, 0.0], np.float32), "FP32") == INCORRECT
     assert verdict(request, want * np.array([1.0, -1.0], np.float32), "FP32") == INCORRECT
+
+
+def test_confident_probabilities_can_be_measured() -> None:
+    """Most of them are smaller than what roundings of their logits move, which says nothing against the others."""
+    rng = np.random.default_rng(0)
+    logits = 10 * rng.standard_normal((1, 1000))
+    want, draw = (softmax(x).astype(np.float32) for x in (logits, logits * (1 + 1e-6 * rng.standard_normal(logits.shape))))
+    request = prepared(want, "FP32", draws=[draw])
+    assert verdict(request, draw, "FP32") == CORRECT
+    assert verdict(request, np.roll(want, 1, axis=1), "FP32") == INCORRECT
+
+
+def softmax(x: Any) -> Any:
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def test_integers_that_roundings_change_are_left_out() -> None:
@@ -66,7 +85,7 @@ def test_integers_that_roundings_change_are_left_out() -> None:
     ("want", "draw", "said"),
     [
         (np.ones((2, 3), np.float32), np.zeros((2, 2)), r"output 'y' is \[2, 2\], and \[2, 3\] where"),
-        (np.ones((2, 3), np.float32), np.full((2, 3), 9.0), "no tolerance can be measured"),
+        (np.ones((2, 3), np.float32), np.full((2, 3), 9.0), "roundings of the inputs move it by so much that 512 would have"),
         (np.array([1, 2, 3]), np.array([2, 3, 4]), "roundings alone change 3 of 3"),
     ],
 )
