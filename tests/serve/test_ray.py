@@ -185,7 +185,7 @@ def listening(root: int) -> dict[int, bool]:
         with suppress(OSError):
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                 with suppress(OSError, KeyError):
-                    port, everywhere = rows[os.readlink(descriptor)]
+                    port, everywhere = rows[str(descriptor.readlink())]
                     found[port] = everywhere
     return found
 
