@@ -28,7 +28,7 @@ EXTRAS = {
 
 
 def remedy(module: str) -> str | None:
-    """What to type where a module is missing; None where no extra brings it.
+    """Command to type where a module is missing; None where no extra brings it.
 
     Args:
         module: as in an import, e.g. "torch" or "google.protobuf".

@@ -58,7 +58,7 @@ def freeze_model(model: nn.Module, tolerance: float, data: Iterable[Any]) -> nn.
 
 
 def _ranges(model: nn.Module, data: Iterable[Any]) -> dict[str, Range]:
-    """What each activation reads, by the name of its first place."""
+    """Inputs that each activation reads, by the name of its first place."""
     probe = copy_module(model).eval()
     seen: dict[str, Range] = {}
     for name, module in probe.named_modules():

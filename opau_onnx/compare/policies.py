@@ -27,8 +27,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
-import torch
 
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF
 from opau_onnx.core import oracle
@@ -180,12 +180,13 @@ def rounding_bound(known: oracle.Evaluation, dtype: str) -> Any:
     differ by twice that, and by one rounding each to the output's dtype (and its smallest step).
     """
     compute = "float64" if dtype == "float64" else "float32"
-    info, wide = torch.finfo(getattr(torch, dtype)), torch.finfo(getattr(torch, compute))
+    info, wide = (ml_dtypes.finfo(name) for name in (dtype, compute))
+    step, wide_step = (float(i.smallest_normal) * float(i.eps) for i in (info, wide))
     with np.errstate(all="ignore"):
         size = np.where(np.isfinite(known.value), np.abs(known.value), 0.0)
         rounding = 0.0 if dtype == compute else size * UNIT_ROUNDOFF[dtype]
-        lost = known.underflow * wide.smallest_normal * wide.eps
-        limit = 2.0 * (known.bound * UNIT_ROUNDOFF[compute] + lost + rounding + info.smallest_normal * info.eps)
+        lost = known.underflow * wide_step
+        limit = 2.0 * (known.bound * UNIT_ROUNDOFF[compute] + lost + rounding + step)
         # Close to the largest number one side may overflow and the other not.
-        limit = np.where((size > 0.99 * info.max) | ~np.isfinite(limit), np.inf, limit)
+        limit = np.where((size > 0.99 * float(info.max)) | ~np.isfinite(limit), np.inf, limit)
         return np.where(np.isfinite(known.value), limit, 0.0)

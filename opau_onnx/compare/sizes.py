@@ -79,7 +79,7 @@ def _choices(own: Mapping[str, int], limits: Limits) -> Iterator[dict[str, int]]
 
 
 def module_runs(model: Callable[..., object]) -> Callable[[Sequence[Tensor]], bool]:
-    """Whether a torch module runs on a batch."""
+    """Test that tells for a batch whether a torch module runs on it."""
 
     def runs(batch: Sequence[Tensor]) -> bool:
         try:

@@ -30,7 +30,7 @@ _TORCH = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.plat
 
 @dataclass(frozen=True)
 class Implementation:
-    """What runs the activations in eager mode.
+    """Implementation that runs the activations in eager mode.
 
     Attributes:
         kernel: True for the compiled kernels, False for PyTorch's operations.

@@ -39,7 +39,7 @@ def _plain(x: Tensor, numerator: Tensor, denominator: Tensor) -> bool:
 
 
 def _unwatched() -> bool:
-    """Whether operations do nothing but compute: nothing traces, transforms or watches them."""
+    """True where operations do nothing but compute: nothing traces, transforms or watches them."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state()

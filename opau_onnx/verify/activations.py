@@ -71,7 +71,7 @@ class ActivationResult:
         return stored and self.same_config and all(a.equal for a in self.checks.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """What :func:`opau_onnx.core.reports.plain` makes JSON of."""
+        """Content of which :func:`opau_onnx.core.reports.plain` makes JSON."""
         function = self.function
         return {
             "node": self.site.node,

@@ -56,7 +56,7 @@ class FileResult:
         return all(run.equal(self.least) for run in ran) and not any(f.fails for f in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """What :func:`opau_onnx.core.reports.plain` makes JSON of."""
+        """Content of which :func:`opau_onnx.core.reports.plain` makes JSON."""
         return {
             **self.file.describe(),
             "verdict": EQUAL if self.equal else DIFFERENT,
@@ -179,7 +179,7 @@ def write_reports(result: VerifyResult, report: Path | None, html: Path | None) 
 
 
 def torch_record() -> dict[str, str]:
-    """What runs a PyTorch model, as plain data."""
+    """Version and device of PyTorch, as plain data."""
     return {
         "name": PYTORCH,
         "version": f"torch {torch.__version__}",
@@ -190,7 +190,7 @@ def torch_record() -> dict[str, str]:
 
 
 def file_record(name: str, description: str) -> dict[str, str]:
-    """What runs an ONNX file that others are compared with, as plain data."""
+    """Runtime of an ONNX file that others are compared with, as plain data."""
     version, _, rest = description.partition(", ")
     provider, _, implementation = rest.partition(", ")
     return {"name": name, "version": version, "device": "cpu", "provider": provider, "implementation": implementation}
