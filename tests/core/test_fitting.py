@@ -188,3 +188,14 @@ def test_targets_are_what_torch_calls_so(name: str, function: object) -> None:
     with torch.no_grad():
         want = function(x)  # type: ignore[operator]
     np.testing.assert_allclose(TARGETS[name](x.numpy()), want.numpy(), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("form", ["plain", "free"])
+@pytest.mark.parametrize("degrees", [(2, 2), (3, 2)])
+def test_no_fit_stands_next_to_a_pole(form: str, degrees: tuple[int, int]) -> None:
+    """A target that a fraction with a pole just outside of the interval meets exactly: that one is not taken."""
+    found = fit(lambda x: 1.0 / (x + 3.01), Config("power", form, degrees), tail_weight=0.0, growth_weight=0.0)
+    x = np.linspace(-3.0, 3.0, 10_001)
+    first = FORMS[form].first
+    q = (1.0 if first else 0.0) + sum(d * x ** (first + j) for j, d in enumerate(found.denominator))
+    assert q.min() >= 0.05
