@@ -58,7 +58,7 @@ def serve(
     max_request_bytes: Annotated[int | None, _option("Of a request [64 MiB].", _LIMITS)] = None,
     max_json_bytes: Annotated[int | None, _option("Of a request's JSON [2 MiB]; larger tensors: binary.", _LIMITS)] = None,
     max_connections: Annotated[int | None, _option("Of each protocol at the same time [4096].", _LIMITS)] = None,
-    request_timeout_s: Annotated[float | None, _option("Seconds until an answer is an error [30].", _LIMITS)] = None,
+    request_timeout_s: Annotated[float | None, _option("Deadline of a request in seconds [30].", _LIMITS)] = None,
     drain_timeout_s: Annotated[float | None, _option("Seconds for accepted requests after SIGTERM [30].", _LIMITS)] = None,
     log_format: Annotated[str | None, _option("text or json [text].", _OBSERVED)] = None,
     log_level: Annotated[str | None, _option("debug, info, warning or error [info].", _OBSERVED)] = None,

@@ -82,7 +82,7 @@ class UnavailableError(RequestError):
 
 
 class DeadlineError(RequestError):
-    """The answer was not there in time."""
+    """The deadline was exceeded."""
 
     kind, http, grpc = "deadline", 504, "DEADLINE_EXCEEDED"
 
