@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opau_onnx.protocol.errors import InvalidRequestError
@@ -26,6 +26,19 @@ def check_supported(parameters: Mapping[str, Any], *, but: str | None = None) ->
     for name in UNSUPPORTED:
         if name != but and parameters.get(name):
             raise InvalidRequestError(f"parameter {name!r} is not supported by this server")
+
+
+def check_distinct(outputs: Sequence[str]) -> None:
+    """Check that no output is requested twice.
+
+    Raises:
+        InvalidRequestError: one is.
+    """
+    seen = set[str]()
+    for name in outputs:
+        if name in seen:
+            raise InvalidRequestError(f"duplicate output {name!r} in the requested outputs")
+        seen.add(name)
 
 
 def class_count(name: str, parameters: Mapping[str, Any]) -> int:

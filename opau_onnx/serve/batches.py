@@ -1,4 +1,4 @@
-"""Pieces of requests, and how several become one run and several answers again. Runs in the workers' threads."""
+"""Chunks of requests, and how several become one run and several responses again. Runs in the workers' threads."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Runner(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Piece:
+class Chunk:
     """Rows that stay together in one run: a request, or part of one with more rows than a run may have.
 
     Attributes:
-        ticket: the request it belongs to.
+        pending: the request it belongs to.
         index: which part of it.
         inputs: arrays with ``rows`` rows.
         rows: size of the batch axis.
         queued: when it came, in nanoseconds.
     """
 
-    ticket: Ticket
+    pending: PendingRequest
     index: int
     inputs: dict[str, Array]
     rows: int
@@ -52,24 +52,24 @@ class Piece:
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
+class PendingRequest:
     """A request in the queue.
 
     Attributes:
         deadline: of the event loop's clock.
         future: its outputs, or the error it ended with.
-        pieces: its parts, until it has ended; they refer to it, and hold its inputs.
+        chunks: its parts, until it has ended; they refer to it, and hold its inputs.
         rows, batches: of the whole request, and how many parts it has.
         queued: when it came, in nanoseconds.
-        results: outputs of the pieces that are done.
-        missing: pieces that are not.
-        times, batch_rows: of the last batch that one of its pieces was in.
+        results: outputs of the chunks that are done.
+        missing: chunks that are not.
+        times, batch_rows: of the last batch that one of its chunks was in.
     """
 
     future: asyncio.Future[dict[str, Array]]
     key: Key
     deadline: float
-    pieces: Sequence[Piece] = ()
+    chunks: Sequence[Chunk] = ()
     rows: int = 0
     batches: int = 0
     queued: int = 0
@@ -86,51 +86,51 @@ class Outcome:
     """Result of one batch.
 
     Attributes:
-        pieces: of the batch.
-        results: for each piece its outputs or its error.
+        chunks: of the batch.
+        results: for each chunk its outputs or its error.
         rows: of the whole batch.
         times: of the run.
-        whole: False where the batch failed as a whole and its pieces ran alone.
+        whole: False where the batch failed as a whole and its chunks ran alone.
     """
 
-    pieces: Sequence[Piece]
+    chunks: Sequence[Chunk]
     results: list[dict[str, Array] | RequestError]
     rows: int
     times: Times
     whole: bool = True
 
 
-def run_batch(runner: Runner, pieces: Sequence[Piece]) -> Outcome:
-    """Run pieces together. One that makes the run fail is found by running each alone, and fails alone."""
-    rows = sum(piece.rows for piece in pieces)
+def run_batch(runner: Runner, chunks: Sequence[Chunk]) -> Outcome:
+    """Run chunks together. One that makes the run fail is found by running each alone, and fails alone."""
+    rows = sum(chunk.rows for chunk in chunks)
     start = time.perf_counter_ns()
     merged = ran = start
     results: list[dict[str, Array] | RequestError]
     whole = False
     try:
-        inputs = merge(pieces)
+        inputs = merge(chunks)
         merged = time.perf_counter_ns()
         outputs = runner.run(inputs)
         ran = time.perf_counter_ns()
-        results = [*split(outputs, [piece.rows for piece in pieces])]
+        results = [*split(outputs, [chunk.rows for chunk in chunks])]
         whole = True
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        if len(pieces) == 1:
+        if len(chunks) == 1:
             place = str(error).partition("Status Message")[0].strip()  # what follows may quote the request's numbers
             logger.warning("onnxruntime failed on a request", extra={"fields": {"rows": rows, "error": place}})
             results = [RunError(f"the model could not be run on this input: {error}")]
         else:
-            results = [run_batch(runner, [piece]).results[0] for piece in pieces]
+            results = [run_batch(runner, [chunk]).results[0] for chunk in chunks]
         ran = max(ran, merged)
-    return Outcome(pieces, results, rows, Times(start, merged, ran, time.perf_counter_ns()), whole)
+    return Outcome(chunks, results, rows, Times(start, merged, ran, time.perf_counter_ns()), whole)
 
 
-def merge(pieces: Sequence[Piece]) -> dict[str, Array]:
-    """One array for each input, the pieces' rows one below the other."""
-    first = pieces[0].inputs
-    if len(pieces) == 1:
+def merge(chunks: Sequence[Chunk]) -> dict[str, Array]:
+    """One array for each input, the chunks' rows one below the other."""
+    first = chunks[0].inputs
+    if len(chunks) == 1:
         return {name: usable(array) for name, array in first.items()}
-    return {name: np.concatenate([piece.inputs[name] for piece in pieces]) for name in first}
+    return {name: np.concatenate([chunk.inputs[name] for chunk in chunks]) for name in first}
 
 
 def usable(array: Array) -> Array:
@@ -139,7 +139,7 @@ def usable(array: Array) -> Array:
 
 
 def split(outputs: dict[str, Array], rows: Sequence[int]) -> list[dict[str, Array]]:
-    """The pieces' outputs; views into the whole.
+    """The chunks' outputs; views into the whole.
 
     Raises:
         ValueError: an output has another number of rows than went in.

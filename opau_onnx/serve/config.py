@@ -74,7 +74,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         max_connections: of each protocol at the same time; fewer where the process may not open so many files.
         max_json_bytes: of a request's JSON, and of typed contents over gRPC: reading them takes far longer than binary tensors.
         max_pending_bytes: of all requests that are read or wait.
-        request_timeout_s: after this, an answer is an error.
+        request_timeout_s: after this, a response is an error.
         drain_timeout_s: how long accepted requests may take after SIGTERM.
         log_format, log_level: of the lines on standard error.
         otlp_endpoint: where OpenTelemetry traces go, e.g. http://127.0.0.1:4318; None: nowhere.

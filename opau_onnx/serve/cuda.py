@@ -13,7 +13,7 @@ import numpy as np
 
 from opau_onnx.protocol.tensors import DATATYPES, Array, TensorSpec
 from opau_onnx.runtime.session import CUDA, quiet_run
-from opau_onnx.serve.cuda_graphs import CAPTURES, check_session, check_shapes, nodes_off_gpu
+from opau_onnx.serve.cuda_graphs import CAPTURE_LOCK, check_session, check_shapes, nodes_off_gpu
 from opau_onnx.serve.memory import CudaMemory, Memory
 
 logger = logging.getLogger("opau_onnx.serve")
@@ -59,7 +59,7 @@ class CudaRunner:
         memory = memory or CudaMemory(_index(session))
         self._memory = memory
         self._thread = ThreadPoolExecutor(1, "opau-cuda") if graph else None
-        with CAPTURES.running():
+        with CAPTURE_LOCK.running():
             memory.enter()
             self._way = (
                 _Replay(session, inputs, outputs, buckets, memory) if graph else _Direct(session, inputs, outputs, memory)
@@ -139,7 +139,7 @@ class _Direct:
 
     def turn(self, inputs: dict[str, Array]) -> AbstractContextManager[None]:
         """When a run may be."""
-        return CAPTURES.running()
+        return CAPTURE_LOCK.running()
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         binding, memory = self._binding, self._memory
@@ -204,7 +204,7 @@ class _Replay:
 
     def turn(self, inputs: dict[str, Array]) -> AbstractContextManager[None]:
         """When a run may be."""
-        return CAPTURES.running() if self._choose(inputs).captured else CAPTURES.capturing()
+        return CAPTURE_LOCK.running() if self._choose(inputs).captured else CAPTURE_LOCK.capturing()
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         graph, memory = self._choose(inputs), self._memory

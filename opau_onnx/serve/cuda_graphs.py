@@ -21,7 +21,7 @@ REFUSED = "cannot use the graph capture feature"
 """In onnxruntime's error where it makes no session with CUDA graphs."""
 
 
-class Captures:
+class CaptureLock:
     """Keeps captures apart from everything else that a server does on GPUs: runs, new sessions, other captures."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Captures:
             yield
 
 
-CAPTURES = Captures()
+CAPTURE_LOCK = CaptureLock()
 """The process's."""
 
 

@@ -75,7 +75,7 @@ def access(protocol: str, model: str, rows: int, status: int | str, ms: float, r
         model: as the client named it.
         rows: of the request; 0 where it was not decoded.
         status: of the protocol.
-        ms: from its acceptance to its answer.
+        ms: from its acceptance to its response.
         request_id: the client's, if it sent one.
     """
     if not access_is_on():

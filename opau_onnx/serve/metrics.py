@@ -196,7 +196,7 @@ def _in_flight(entry: Entry) -> int:
 
 def _histograms(entries: Iterable[Entry]) -> Iterator[Metric]:
     latency = HistogramMetricFamily(
-        "opau_request_duration_seconds", "From the acceptance of a request to its answer", labels=["model"], unit="seconds"
+        "opau_request_duration_seconds", "From the acceptance of a request to its response", labels=["model"], unit="seconds"
     )
     rows = HistogramMetricFamily("opau_batch_rows", "Rows of a batch", labels=["model"])
     for entry in entries:
@@ -214,7 +214,7 @@ def _add(family: HistogramMetricFamily, name: str, histogram: Histogram) -> None
 def _durations(entries: Iterable[Entry]) -> Iterator[Metric]:
     queue = SummaryMetricFamily(
         "opau_queue_seconds",
-        "What a request waited for its batch; each piece of a large one counts",
+        "What a request waited for its batch; each chunk of a large one counts",
         labels=["model"],
         unit="seconds",
     )

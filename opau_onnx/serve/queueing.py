@@ -19,7 +19,7 @@ import numpy as np
 from opau_onnx.protocol.errors import DeadlineError, QueueFullError, RequestError, UnavailableError
 from opau_onnx.protocol.tensors import Array
 from opau_onnx.serve.batch_profile import BatchProfile
-from opau_onnx.serve.batches import Key, Outcome, Piece, Runner, Ticket, run_batch
+from opau_onnx.serve.batches import Chunk, Key, Outcome, PendingRequest, Runner, run_batch
 from opau_onnx.serve.statistics import Statistics
 
 BATCH_BYTES = 2**25
@@ -32,27 +32,27 @@ PATIENCE = 4
 
 @dataclass(slots=True)
 class Group:
-    """Pieces that may run together, oldest first."""
+    """Chunks that may run together, oldest first."""
 
-    pieces: deque[Piece] = field(default_factory=deque)
+    chunks: deque[Chunk] = field(default_factory=deque)
     rows: int = 0
 
 
 @dataclass(slots=True)
 class Batch:
-    """Pieces that are about to run together, and the earliest of their deadlines."""
+    """Chunks that are about to run together, and the earliest of their deadlines."""
 
-    pieces: list[Piece] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
     rows: int = 0
     size: int = 0
     deadline: float = math.inf
 
-    def add(self, piece: Piece) -> None:
+    def add(self, chunk: Chunk) -> None:
         """One more."""
-        self.pieces.append(piece)
-        self.rows += piece.rows
-        self.size += piece.size
-        self.deadline = min(self.deadline, piece.ticket.deadline)
+        self.chunks.append(chunk)
+        self.rows += chunk.rows
+        self.size += chunk.size
+        self.deadline = min(self.deadline, chunk.pending.deadline)
 
 
 class Batcher:
@@ -61,7 +61,7 @@ class Batcher:
     Args:
         runners: one for each worker; workers on the CPU share one.
         max_batch_size: rows of a batch; 0: each request alone, whatever its shape.
-        max_delay_us: how long the oldest piece waits for others while a worker is free.
+        max_delay_us: how long the oldest chunk waits for others while a worker is free.
         max_queue: requests that may wait.
         statistics: where it is counted.
         loop: the event loop, in whose thread all methods are called.
@@ -91,9 +91,9 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._idle_event = asyncio.Event()
         self._idle_event.set()
-        self._inboxes: list[SimpleQueue[Sequence[Piece] | None]] = [SimpleQueue() for _ in runners]
+        self._inboxes: list[SimpleQueue[Sequence[Chunk] | None]] = [SimpleQueue() for _ in runners]
         self._free = list(range(len(runners)))
-        self._open: set[Ticket] = set()
+        self._open: set[PendingRequest] = set()
         self.waiting = 0
         self._closed = False
         self._started, self._typical_ns = 0, 0.0
@@ -105,7 +105,7 @@ class Batcher:
         """Requests that wait or run."""
         return len(self._open)
 
-    def submit(self, inputs: Mapping[str, Array], deadline: float) -> Ticket:
+    def submit(self, inputs: Mapping[str, Array], deadline: float) -> PendingRequest:
         """Queue a request whose inputs were checked.
 
         Args:
@@ -113,7 +113,7 @@ class Batcher:
             deadline: of the event loop's clock.
 
         Returns:
-            The ticket; who awaits its future and is cancelled must call :meth:`drop`.
+            The pending request; who awaits its future and is cancelled must call :meth:`drop`.
 
         Raises:
             QueueFullError: as many wait as may.
@@ -122,38 +122,38 @@ class Batcher:
         if self._closed:
             raise UnavailableError("the model was unloaded")
         if self.waiting >= self.max_queue:
-            raise QueueFullError(f"{self.waiting} requests wait for this model already; try again later")
-        ticket = self._ticket(inputs, deadline)
-        ticket.timer = self._loop.call_at(deadline, self._expire, ticket)
-        self._open.add(ticket)
+            raise QueueFullError(f"queue full: {self.waiting} requests are waiting for this model (max_queue); try again later")
+        pending = self._pending(inputs, deadline)
+        pending.timer = self._loop.call_at(deadline, self._expire, pending)
+        self._open.add(pending)
         self._idle_event.clear()
         self.waiting += 1
-        group = self._groups.setdefault(ticket.key, Group())
-        for piece in ticket.pieces:
-            group.pieces.append(piece)
-            group.rows += piece.rows
+        group = self._groups.setdefault(pending.key, Group())
+        for chunk in pending.chunks:
+            group.chunks.append(chunk)
+            group.rows += chunk.rows
         self._pump()
-        return ticket
+        return pending
 
-    def drop(self, ticket: Ticket, error: RequestError | None = None) -> None:
+    def drop(self, pending: PendingRequest, error: RequestError | None = None) -> None:
         """A request is no longer wanted: what waits of it leaves the queue, what runs is thrown away."""
-        if ticket not in self._open:
+        if pending not in self._open:
             return
-        if ticket.waiting:
-            group = self._groups[ticket.key]
-            waits = [piece for piece in group.pieces if piece.ticket is ticket]
-            group.pieces = deque(piece for piece in group.pieces if piece.ticket is not ticket)
-            group.rows -= sum(piece.rows for piece in waits)
-            ticket.waiting = 0
+        if pending.waiting:
+            group = self._groups[pending.key]
+            waits = [chunk for chunk in group.chunks if chunk.pending is pending]
+            group.chunks = deque(chunk for chunk in group.chunks if chunk.pending is not pending)
+            group.rows -= sum(chunk.rows for chunk in waits)
+            pending.waiting = 0
             self.waiting -= 1
-            if not group.pieces:
-                del self._groups[ticket.key]
-        self._end(ticket)
-        if not ticket.future.done():
+            if not group.chunks:
+                del self._groups[pending.key]
+        self._end(pending)
+        if not pending.future.done():
             if error is None:
-                ticket.future.cancel()
+                pending.future.cancel()
             else:
-                ticket.future.set_exception(error)
+                pending.future.set_exception(error)
 
     async def drain(self) -> None:
         """Wait until every request has ended."""
@@ -162,35 +162,35 @@ class Batcher:
     def close(self) -> None:
         """Refuse new requests and end the workers once they are idle; call after :meth:`drain`."""
         self._closed = True
-        for ticket in list(self._open):
-            self.drop(ticket, UnavailableError("the model was unloaded"))
+        for pending in list(self._open):
+            self.drop(pending, UnavailableError("the model was unloaded"))
         for inbox in self._inboxes:
             inbox.put(None)
 
-    def _ticket(self, inputs: Mapping[str, Array], deadline: float) -> Ticket:
+    def _pending(self, inputs: Mapping[str, Array], deadline: float) -> PendingRequest:
         now = time.perf_counter_ns()
         key = tuple(array.shape[1:] for array in inputs.values()) if self.max_batch_size else ()
-        ticket = Ticket(self._loop.create_future(), key, deadline)
+        pending = PendingRequest(self._loop.create_future(), key, deadline)
         parts = list(_parts(inputs, self.max_batch_size))
-        ticket.pieces = [Piece(ticket, i, part, rows, now) for i, (part, rows) in enumerate(parts)]
-        ticket.results = [None] * len(parts)
-        ticket.missing = ticket.waiting = ticket.batches = len(parts)
-        ticket.rows, ticket.queued = sum(rows for _, rows in parts), now
-        return ticket
+        pending.chunks = [Chunk(pending, i, part, rows, now) for i, (part, rows) in enumerate(parts)]
+        pending.results = [None] * len(parts)
+        pending.missing = pending.waiting = pending.batches = len(parts)
+        pending.rows, pending.queued = sum(rows for _, rows in parts), now
+        return pending
 
-    def _expire(self, ticket: Ticket) -> None:
-        self.drop(ticket, DeadlineError("the answer was not there in time"))
+    def _expire(self, pending: PendingRequest) -> None:
+        self.drop(pending, DeadlineError("deadline exceeded"))
 
-    def _end(self, ticket: Ticket) -> None:
-        self._open.discard(ticket)
-        ticket.pieces = ()  # the inputs go with their batch, not with the next collection of garbage
-        if ticket.timer is not None:
-            ticket.timer.cancel()
+    def _end(self, pending: PendingRequest) -> None:
+        self._open.discard(pending)
+        pending.chunks = ()  # the inputs go with their batch, not with the next collection of garbage
+        if pending.timer is not None:
+            pending.timer.cancel()
         if not self._open:
             self._idle_event.set()
 
     def _pump(self) -> None:
-        """Give free workers what is due; otherwise come back when the oldest piece is."""
+        """Give free workers what is due; otherwise come back when the oldest chunk is."""
         while self._free and self._groups:
             now = time.perf_counter_ns()
             key = self._due(now)
@@ -213,10 +213,10 @@ class Batcher:
         return busy and quick and self._groups[key].rows < self.full_rows
 
     def _due(self, now: int) -> Key | None:
-        """The group that runs next: the one with the oldest piece of those that are full or have waited."""
+        """The group that runs next: the one with the oldest chunk of those that are full or have waited."""
         best, oldest = None, now - self._delay_ns
         for key, group in self._groups.items():
-            queued = group.pieces[0].queued
+            queued = group.chunks[0].queued
             if queued <= oldest:
                 best, oldest = key, queued
         if best is None:
@@ -224,7 +224,7 @@ class Batcher:
         return best
 
     def _come_back(self, now: int) -> None:
-        oldest = min(group.pieces[0].queued for group in self._groups.values())
+        oldest = min(group.chunks[0].queued for group in self._groups.values())
         self._wake(oldest + self._delay_ns - now)
 
     def _wake(self, after_ns: int) -> None:
@@ -232,40 +232,40 @@ class Batcher:
             self._timer.cancel()
         self._timer = self._loop.call_later(max(0, after_ns) / 1e9, self._pump)
 
-    def _take(self, key: Key) -> list[Piece]:
-        """The next batch: the oldest pieces that end in time, as many as are worth while and still all end in time.
+    def _take(self, key: Key) -> list[Chunk]:
+        """The next batch: the oldest chunks that end in time, as many as are worth while and still all end in time.
 
         Those that are too late give way, and run where nothing else waits.
         """
         group, now = self._groups[key], self._loop.time()
-        late: list[Piece] = []
+        late: list[Chunk] = []
         batch = Batch()
-        while group.pieces:
-            piece = group.pieces[0]
-            if now + MARGIN * self._profile.estimate(piece.rows) > piece.ticket.deadline:
-                late.append(group.pieces.popleft())
-            elif not batch.pieces or self._fits(batch, piece, now):
-                batch.add(group.pieces.popleft())
+        while group.chunks:
+            chunk = group.chunks[0]
+            if now + MARGIN * self._profile.estimate(chunk.rows) > chunk.pending.deadline:
+                late.append(group.chunks.popleft())
+            elif not batch.chunks or self._fits(batch, chunk, now):
+                batch.add(group.chunks.popleft())
             else:
                 break
-        if not batch.pieces:
+        if not batch.chunks:
             batch.add(late.pop(0))
-        group.pieces.extendleft(reversed(late))
-        for piece in batch.pieces:
-            piece.ticket.waiting -= 1
-            if not piece.ticket.waiting:
+        group.chunks.extendleft(reversed(late))
+        for chunk in batch.chunks:
+            chunk.pending.waiting -= 1
+            if not chunk.pending.waiting:
                 self.waiting -= 1
         group.rows -= batch.rows
-        if not group.pieces:
+        if not group.chunks:
             del self._groups[key]
-        return batch.pieces
+        return batch.chunks
 
-    def _fits(self, batch: Batch, piece: Piece, now: float) -> bool:
-        """True where a batch should grow by a piece."""
-        rows, size = batch.rows + piece.rows, batch.size + piece.size
+    def _fits(self, batch: Batch, chunk: Chunk, now: float) -> bool:
+        """True where a batch should grow by a chunk."""
+        rows, size = batch.rows + chunk.rows, batch.size + chunk.size
         if rows > self.full_rows or size > BATCH_BYTES:
             return False
-        return now + self._profile.estimate(rows) <= min(batch.deadline, piece.ticket.deadline)
+        return now + self._profile.estimate(rows) <= min(batch.deadline, chunk.pending.deadline)
 
     def _work(self, number: int, runner: Runner) -> None:
         """A worker's thread."""
@@ -281,26 +281,26 @@ class Batcher:
         self._typical_ns += (outcome.times.end - outcome.times.start - self._typical_ns) / 16
         if outcome.whole and outcome.rows:
             self._profile.observe(outcome.rows, (outcome.times.end - outcome.times.start) / 1e9)
-        self._pump()  # the worker first, the answers then
+        self._pump()  # the worker first, the responses then
         self.statistics.batch(outcome.rows, outcome.times)
-        for piece, result in zip(outcome.pieces, outcome.results, strict=True):
-            self._deliver(piece, result, outcome)
+        for chunk, result in zip(outcome.chunks, outcome.results, strict=True):
+            self._deliver(chunk, result, outcome)
 
-    def _deliver(self, piece: Piece, result: dict[str, Array] | RequestError, outcome: Outcome) -> None:
-        ticket = piece.ticket
-        if ticket not in self._open:  # dropped meanwhile
+    def _deliver(self, chunk: Chunk, result: dict[str, Array] | RequestError, outcome: Outcome) -> None:
+        pending = chunk.pending
+        if pending not in self._open:  # dropped meanwhile
             return
-        self.statistics.piece(piece.queued, outcome.times)
+        self.statistics.chunk(chunk.queued, outcome.times)
         if isinstance(result, RequestError):
-            self.drop(ticket, result)
+            self.drop(pending, result)
             return
-        ticket.results[piece.index] = result
-        ticket.times, ticket.batch_rows = outcome.times, outcome.rows
-        ticket.missing -= 1
-        if not ticket.missing:
-            self._end(ticket)
-            if not ticket.future.done():
-                ticket.future.set_result(_joined(ticket.results))
+        pending.results[chunk.index] = result
+        pending.times, pending.batch_rows = outcome.times, outcome.rows
+        pending.missing -= 1
+        if not pending.missing:
+            self._end(pending)
+            if not pending.future.done():
+                pending.future.set_result(_joined(pending.results))
 
 
 def _parts(inputs: Mapping[str, Array], limit: int) -> Iterable[tuple[dict[str, Array], int]]:

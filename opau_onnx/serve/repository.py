@@ -56,7 +56,7 @@ class Repository:
             UnknownModelError: there is none.
         """
         if name not in self._entries:
-            raise UnknownModelError(f"there is no model {name!r}; this server has {', '.join(self._entries) or 'none'}")
+            raise UnknownModelError(f"unknown model {name!r}; this server has {', '.join(self._entries) or 'none'}")
         return self._entries[name]
 
     def get(self, name: str, version: str = "") -> ServedModel:
@@ -138,7 +138,7 @@ class Repository:
         for entry in self:
             if entry.served is not None:
                 entry.served.batcher.close()
-                entry.served, entry.state, entry.reason = None, "UNAVAILABLE", "the server is going down"
+                entry.served, entry.state, entry.reason = None, "UNAVAILABLE", "the server is shutting down"
 
     async def _load(self, entry: Entry) -> None:
         async with entry.lock:

@@ -8,7 +8,7 @@ from typing import Any
 
 from opau_onnx.protocol.errors import RequestError
 from opau_onnx.serve import logs
-from opau_onnx.serve.service import Answer
+from opau_onnx.serve.service import Response
 from opau_onnx.serve.tracing import Protocol, Tracer, status
 
 
@@ -25,7 +25,7 @@ class Observer:
         model: str,
         version: str,
         started: int,
-        outcome: Answer | RequestError,
+        outcome: Response | RequestError,
         request_id: str = "",
     ) -> None:
         """A request ended.
@@ -35,7 +35,7 @@ class Observer:
             headers: the request's, or its gRPC metadata; names in lower case, as text or bytes.
             model, version: as the client named them.
             started: when it came, in nanoseconds of ``time.perf_counter_ns``.
-            outcome: its answer or its error.
+            outcome: its response or its error.
             request_id: the client's, if it sent one.
         """
         if self._tracer is not None:
@@ -45,5 +45,5 @@ class Observer:
             logs.access(protocol, model, _rows(outcome), status(protocol, outcome), ms, request_id)
 
 
-def _rows(outcome: Answer | RequestError) -> int:
+def _rows(outcome: Response | RequestError) -> int:
     return 0 if isinstance(outcome, RequestError) else outcome.rows

@@ -1,4 +1,4 @@
-"""One process that serves HTTP and gRPC, from the start of its models to the last answer after SIGTERM."""
+"""One process that serves HTTP and gRPC, from the start of its models to the last response after SIGTERM."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class _Uvicorn(uvicorn.Server):
         yield
 
     async def drain(self, linger: float, until: float) -> None:
-        """Accept no connection, keep those there are until they had the time to be used once more, and have sent their answers.
+        """Accept no connection, keep those there are until they had time to be used once more and have sent their responses.
 
         uvicorn's own shutdown closes idle connections at once, and with them requests that are on their way.
 

@@ -1,4 +1,4 @@
-"""Inference as the protocols see it: one request in, one answer or one error out."""
+"""Inference as the protocols see it: one request in, one response or one error out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from opau_onnx.protocol.errors import CancelledError, QueueFullError, RequestError, UnavailableError
 from opau_onnx.protocol.tensors import Array, TensorSpec
-from opau_onnx.serve.batches import Ticket
+from opau_onnx.serve.batches import PendingRequest
 from opau_onnx.serve.config import Settings
 from opau_onnx.serve.model import ServedModel
 from opau_onnx.serve.repository import Repository
@@ -43,18 +43,18 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """The outputs, in the order they were asked for, and the model they are from."""
 
     model: ServedModel
     outputs: tuple[TensorSpec, ...]
     arrays: dict[str, Array]
-    ticket: Ticket
+    pending: PendingRequest
 
     @property
     def rows(self) -> int:
         """Of the request."""
-        return self.ticket.rows
+        return self.pending.rows
 
 
 class Held:
@@ -121,7 +121,7 @@ class Service:
         """Do in a thread what would hold up the event loop; one at a time, since it has Python's lock most of the time."""
         return await asyncio.get_running_loop().run_in_executor(self._aside, work, *arguments)
 
-    async def infer(self, request: Request) -> Answer:
+    async def infer(self, request: Request) -> Response:
         """Answer a request; one whose task is cancelled leaves the queue.
 
         Raises:
@@ -131,11 +131,11 @@ class Service:
         try:
             model = self.repository.get(request.model, request.version)
             model.check(request.inputs, request.outputs)
-            ticket = model.batcher.submit(request.inputs, self._deadline(request))
+            pending = model.batcher.submit(request.inputs, self._deadline(request))
             try:
-                arrays = await ticket.future
+                arrays = await pending.future
             except asyncio.CancelledError:
-                model.batcher.drop(ticket)
+                model.batcher.drop(pending)
                 raise
         except RequestError as error:
             self._failed(model, error.kind, request.started)
@@ -146,9 +146,9 @@ class Service:
         specs = model.outputs_of(request.outputs)
         if request.classes:
             specs, arrays = await self.aside(model.classified, specs, request.classes, arrays)
-        answer = Answer(model, specs, arrays, ticket)
-        model.statistics.answered(answer.rows, time.perf_counter_ns() - request.started)
-        return answer
+        response = Response(model, specs, arrays, pending)
+        model.statistics.answered(response.rows, time.perf_counter_ns() - request.started)
+        return response
 
     def refuse(self, name: str, kind: str, started: int) -> None:
         """Count a request that never came to :meth:`infer`: it could not be read or decoded."""

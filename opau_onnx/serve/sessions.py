@@ -18,7 +18,7 @@ from opau_onnx.runtime.assignment import assignments
 from opau_onnx.runtime.session import CPU, CUDA, create_session, quiet_run
 from opau_onnx.serve.batches import Runner
 from opau_onnx.serve.config import ModelSettings, usable_cores
-from opau_onnx.serve.cuda_graphs import CAPTURES, explained
+from opau_onnx.serve.cuda_graphs import CAPTURE_LOCK, explained
 
 CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
 """Of onnxruntime's CUDA provider. Its default searches longer, and anew for each number of rows, while requests wait."""
@@ -115,7 +115,7 @@ def _session(source: Any, settings: ModelSettings, path: Path) -> Any:
             source, settings.device, library=library, session_options=options, provider_options={**CUDA_OPTIONS, **graphs}
         )
 
-    with CAPTURES.creating():
+    with CAPTURE_LOCK.creating():
         try:
             session = make(enable_cuda_graph="1") if settings.cuda_graph else make()
         except OpauError:

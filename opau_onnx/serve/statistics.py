@@ -77,8 +77,8 @@ class Statistics:
 
     Attributes:
         success, fail: answered requests and others, with the time from their acceptance to their end.
-        queue: time that pieces of requests waited.
-        compute: time of the batches that pieces of requests were in.
+        queue: time that chunks of requests waited.
+        compute: time of the batches that chunks of requests were in.
         batches: by row count.
         rows: answered.
         errors: failed requests by kind (:data:`opau_onnx.protocol.errors.KINDS`).
@@ -108,8 +108,8 @@ class Statistics:
         self.batches.setdefault(rows, BatchSize()).add(times)
         self.batch_rows.add(rows)
 
-    def piece(self, queued: int, times: Times) -> None:
-        """A request, or one piece of it, was in a batch that ran."""
+    def chunk(self, queued: int, times: Times) -> None:
+        """A request, or one chunk of it, was in a batch that ran."""
         self.queue.add(times.start - queued)
         self.compute.add(times)
 

@@ -21,7 +21,7 @@ from opau_onnx.protocol.errors import RequestError
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from opau_onnx.serve.service import Answer
+    from opau_onnx.serve.service import Response
 
 logger = logging.getLogger("opau_onnx.serve")
 Protocol = Literal["http", "grpc"]
@@ -108,7 +108,7 @@ class Tracer:
         model: str,
         version: str,
         started: int,
-        outcome: Answer | RequestError,
+        outcome: Response | RequestError,
     ) -> None:
         """The span of a request that ends now, within the trace of its ``traceparent`` if it has one.
 
@@ -116,7 +116,7 @@ class Tracer:
             headers: the request's, or its gRPC metadata; names in lower case, as text or bytes.
             model, version: as the client named them.
             started: when the request came, in nanoseconds of ``time.perf_counter_ns``.
-            outcome: its answer or its error.
+            outcome: its response or its error.
         """
         now = time.perf_counter_ns()
         epoch = time.time_ns() - now  # anew for each request: the clock may be set while the server runs
@@ -147,19 +147,19 @@ class Tracer:
             self._exporter.shutdown()  # it may be waiting to try again
 
 
-def marks(answer: Answer) -> Iterator[Mark]:
+def marks(response: Response) -> Iterator[Mark]:
     """The parts of an answered request. Of one that ran in several batches, those of its last batch; it waited until that."""
-    ticket = answer.ticket
-    times = ticket.times
+    pending = response.pending
+    times = pending.times
     if times is None:
         return
-    yield Mark("queue", ticket.queued, times.start)
+    yield Mark("queue", pending.queued, times.start)
     yield Mark("compute_input", times.start, times.merged)
     yield Mark("compute_infer", times.merged, times.ran)
     yield Mark("compute_output", times.ran, times.end)
 
 
-def status(protocol: Protocol, outcome: Answer | RequestError) -> int | str:
+def status(protocol: Protocol, outcome: Response | RequestError) -> int | str:
     """The client's status: HTTP's number or gRPC's word."""
     if protocol == "http":
         return outcome.http if isinstance(outcome, RequestError) else 200
@@ -184,14 +184,14 @@ def _route(version: str) -> str:
     return "/v2/models/{model}/versions/{version}/infer" if version else "/v2/models/{model}/infer"
 
 
-def _attributes(protocol: Protocol, model: str, version: str, outcome: Answer | RequestError) -> dict[str, str | int]:
+def _attributes(protocol: Protocol, model: str, version: str, outcome: Response | RequestError) -> dict[str, str | int]:
     found: dict[str, str | int] = {"opau.model.name": _short(model)}
     if protocol == "grpc":
         found |= {"rpc.system.name": "grpc", "rpc.method": GRPC_METHOD, "rpc.response.status_code": status(protocol, outcome)}
     else:
         found |= {"http.request.method": "POST", "http.route": _route(version)}
         found["http.response.status_code"] = status(protocol, outcome)
-    return found | (_of_error(protocol, version, outcome) if isinstance(outcome, RequestError) else _of_answer(outcome))
+    return found | (_of_error(protocol, version, outcome) if isinstance(outcome, RequestError) else _of_response(outcome))
 
 
 def _of_error(protocol: Protocol, version: str, error: RequestError) -> dict[str, str | int]:
@@ -203,15 +203,15 @@ def _of_error(protocol: Protocol, version: str, error: RequestError) -> dict[str
     return found
 
 
-def _of_answer(answer: Answer) -> dict[str, str | int]:
-    opened = answer.model.prepared.opened
+def _of_response(response: Response) -> dict[str, str | int]:
+    opened = response.model.prepared.opened
     return {
-        "opau.model.version": answer.model.version,
+        "opau.model.version": response.model.version,
         "opau.provider": opened.provider,
         "opau.implementation": opened.implementation,
-        "opau.rows": answer.rows,
-        "opau.batches": answer.ticket.batches,
-        "opau.batch.rows": answer.ticket.batch_rows,
+        "opau.rows": response.rows,
+        "opau.batches": response.pending.batches,
+        "opau.batch.rows": response.pending.batch_rows,
     }
 
 

@@ -60,7 +60,7 @@ def message(model: str, array: np.ndarray, datatype: str = "FP32", name: str = "
 
 
 def array(answer: Any, number: int = 0) -> np.ndarray:
-    """An output of an answer."""
+    """An output of a response."""
     output = answer.outputs[number]
     return np.frombuffer(answer.raw_output_contents[number], DATATYPES[output.datatype].numpy).reshape(output.shape)
 

@@ -121,9 +121,9 @@ def batches(seconds: Mapping[int, float], requests: list[tuple[float, float]]) -
         bench = Bench(profile=BatchProfile(seconds))
         bench.runner.gate.clear()
         first = bench.submit(0.0)
-        tickets = [bench.submit(value, seconds=left) for value, left in requests]
+        submitted = [bench.submit(value, seconds=left) for value, left in requests]
         bench.runner.gate.set()
-        found.append(await asyncio.gather(*(ticket.future for ticket in tickets), return_exceptions=True))
+        found.append(await asyncio.gather(*(pending.future for pending in submitted), return_exceptions=True))
         await first.future
         found.append([batch.ravel().tolist() for batch in bench.runner.batches[1:]])
 

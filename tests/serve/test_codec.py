@@ -1,4 +1,4 @@
-"""Bodies of HTTP requests and answers: every data type in every form, and what is refused."""
+"""Bodies of HTTP requests and responses: every data type in every form, and what is refused."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ BAD = {
     "no data": (body([X])[0], "neither"),
     "data that is a string": (body([{**X, "data": "ab"}])[0], "neither"),
     "too few values": (body([{**X, "data": [1]}])[0], "has 1 values; its shape"),
-    "ragged": (body([{**X, "data": [[1, 2], [3]]}])[0], "no array"),
+    "ragged": (body([{**X, "data": [[1, 2], [3]]}])[0], "is not an array"),
     "null": (body([{**X, "data": [1, None]}])[0], "must be numbers"),
     "strings": (body([{**X, "data": ["1", "2"]}])[0], "must be numbers"),
     "truth values as numbers": (body([{**X, "data": [True, False]}])[0], "must be numbers"),
@@ -136,8 +136,8 @@ BAD = {
     "1e300 in half precision": (body([{**X, "datatype": "FP16", "data": [1e300, 0]}])[0], "does not"),
     "an unknown type": (body([{**X, "datatype": "FP99", "data": [1, 2]}])[0], "expected one of BOOL"),
     "strings as a type": (body([{**X, "datatype": "BYTES", "data": ["a", "b"]}])[0], "expected one of BOOL"),
-    "twice": (body([{**X, "data": [1, 2]}, {**X, "data": [1, 2]}])[0], "there twice"),
-    "an output twice": (body([{**X, "data": [1, 2]}], outputs=[{"name": "y"}, {"name": "y"}])[0], "twice"),
+    "twice": (body([{**X, "data": [1, 2]}, {**X, "data": [1, 2]}])[0], "duplicate input"),
+    "an output twice": (body([{**X, "data": [1, 2]}], outputs=[{"name": "y"}, {"name": "y"}])[0], "duplicate output 'y'"),
     "classes of an input": (body([{**X, "parameters": {"classification": 3}}])[0], "classification.*not supported"),
     "classes in words": (
         body([{**X, "data": [1, 2]}], outputs=[{"name": "y", "parameters": {"classification": "all"}}])[0],

@@ -20,7 +20,7 @@ from opau_onnx import create_session
 from opau_onnx.errors import DeviceError, LoadError
 from opau_onnx.serve import devices, sessions
 from opau_onnx.serve.config import ModelSettings
-from opau_onnx.serve.cuda_graphs import Captures, explained, nodes_off_gpu
+from opau_onnx.serve.cuda_graphs import CaptureLock, explained, nodes_off_gpu
 from opau_onnx.serve.memory import SMALLEST, CudaMemory, CudaRuntime, loaded_runtime
 from tests.serve import nets
 from tests.serve.cudart import stub
@@ -101,7 +101,7 @@ def test_a_runtime_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_capture_is_alone() -> None:
-    captures, inside = Captures(), []
+    captures, inside = CaptureLock(), []
     wrong: list[str] = []
 
     def work(kind: str) -> None:
@@ -123,7 +123,7 @@ def test_a_capture_is_alone() -> None:
 
 
 def test_runs_go_on_while_a_session_is_made_but_captures_wait() -> None:
-    captures, begun = Captures(), threading.Event()
+    captures, begun = CaptureLock(), threading.Event()
 
     def capture() -> None:
         with captures.capturing():
@@ -140,7 +140,7 @@ def test_runs_go_on_while_a_session_is_made_but_captures_wait() -> None:
 
 
 def test_an_error_ends_a_turn() -> None:
-    captures = Captures()
+    captures = CaptureLock()
     for turn in (captures.running, captures.capturing, captures.creating):
         with pytest.raises(ValueError, match="on purpose"), turn():
             raise ValueError("on purpose")

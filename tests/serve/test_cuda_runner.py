@@ -22,10 +22,10 @@ from opau_onnx.protocol.errors import RunError
 from opau_onnx.protocol.tensors import DATATYPES, Array, specs
 from opau_onnx.runtime.session import CUDA
 from opau_onnx.serve import cuda, model
-from opau_onnx.serve.batches import Piece, run_batch
+from opau_onnx.serve.batches import Chunk, run_batch
 from opau_onnx.serve.config import ModelSettings
 from opau_onnx.serve.cuda import CudaRunner
-from opau_onnx.serve.cuda_graphs import Captures
+from opau_onnx.serve.cuda_graphs import CaptureLock
 from opau_onnx.serve.memory import CpuMemory, CudaMemory, CudaRuntime, Memory
 from opau_onnx.serve.model import Prepared, ServedModel, prepare
 from opau_onnx.serve.sessions import Opened
@@ -184,7 +184,7 @@ def test_a_runner_that_is_dropped_ends_its_thread(tmp_path: Path) -> None:
 def test_the_first_run_of_a_bucket_is_alone(tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
 
-    class Noting(Captures):
+    class Noting(CaptureLock):
         def running(self) -> Any:
             turns.append("run")
             return super().running()
@@ -193,7 +193,7 @@ def test_the_first_run_of_a_bucket_is_alone(tmp_path: Path, memory: Memory, monk
             turns.append("capture")
             return super().capturing()
 
-    monkeypatch.setattr(cuda, "CAPTURES", Noting())
+    monkeypatch.setattr(cuda, "CAPTURE_LOCK", Noting())
     watched = watch(nets.gather(tmp_path / "m.onnx"))
     run = runner(watched, memory, (1, 4), graph=True).run
     turns.clear()
@@ -208,8 +208,8 @@ def test_the_first_run_of_a_bucket_is_alone(tmp_path: Path, memory: Memory, monk
 def test_a_run_that_fails_fails_alone(tmp_path: Path, memory: Memory, graph: bool) -> None:
     found = runner(watch(nets.gather(tmp_path / "m.onnx")), memory, (1, 2, 4), graph=graph)
     indices = [np.array([1, 2]), np.array([99]), np.array([3])]
-    pieces = [Piece(SimpleNamespace(), 0, {"i": i}, len(i), 0) for i in indices]  # type: ignore[arg-type]
-    good, bad, last = run_batch(found, pieces).results
+    chunks = [Chunk(SimpleNamespace(), 0, {"i": i}, len(i), 0) for i in indices]  # type: ignore[arg-type]
+    good, bad, last = run_batch(found, chunks).results
     assert isinstance(bad, RunError)
     assert isinstance(good, dict)
     assert isinstance(last, dict)

@@ -82,7 +82,7 @@ def flood(client: socket.socket, part: bytes, times: int) -> None:
         pytest.param(POST + b"A: ", b"a" * 65536, 400, id="one long header"),
         pytest.param(POST, b"A: b\r\n", 5000, id="many headers"),
         pytest.param(b"GET /", b"a" * 65536, 400, id="a long address"),
-        pytest.param(POST + b"B: " + b"b" * 40_000 + b"\r\n\r\n", b"", 1, id="a head in one piece"),
+        pytest.param(POST + b"B: " + b"b" * 40_000 + b"\r\n\r\n", b"", 1, id="a head in one chunk"),
     ],
 )
 def test_heads_have_a_size(server: Run, connect: Connect, head: bytes, part: bytes, times: int) -> None:
@@ -157,7 +157,7 @@ def test_a_client_that_reads_nothing_is_given_up(server: Run, connect: Connect, 
 
 
 def _ask(client: socket.socket) -> None:
-    """For an answer of 20 MB."""
+    """For a response of 20 MB."""
     head = b"Content-Length: %d\r\nInference-Header-Content-Length: 0\r\n\r\n" % (4 * WIDE)
     client.sendall(POST.replace(b"linear", b"wide") + head + bytes(4 * WIDE))
 
@@ -180,7 +180,7 @@ def test_the_end_does_not_cut_an_answer(running: Running, folder: Path, connect:
     ending.stopped = True
 
 
-@pytest.mark.parametrize("state", ["silent", "half a head", "a stalled upload", "an answer that is not read"])
+@pytest.mark.parametrize("state", ["silent", "half a head", "a stalled upload", "a response that is not read"])
 def test_the_end_is_bounded(running: Running, folder: Path, connect: Connect, state: str) -> None:
     ending = running(served(folder), grpc_port=-1, drain_timeout_s=0.5, request_timeout_s=1000)
     client = connect(ending)
@@ -188,7 +188,7 @@ def test_the_end_is_bounded(running: Running, folder: Path, connect: Connect, st
         client.sendall(POST)
     elif state == "a stalled upload":
         client.sendall(POST + b"Content-Length: 1000\r\n\r\n{")
-    elif state == "an answer that is not read":
+    elif state == "a response that is not read":
         _ask(client)
     time.sleep(0.2)
     ending.begin(ending.server.stop()).result(60)

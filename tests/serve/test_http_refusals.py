@@ -33,9 +33,9 @@ def server(running: Running, folder: Path) -> Run:
 
 
 FAILURES: list[tuple[str, str, Any, int, str]] = [
-    ("GET", "/v2/models/nobody", None, 404, "there is no model 'nobody'; this server has linear"),
+    ("GET", "/v2/models/nobody", None, 404, "unknown model 'nobody'; this server has linear"),
     ("GET", "/v2/models/linear/versions/7", None, 404, "no version '7'; it has version '1'"),
-    ("POST", "/v2/models/nobody/infer", simple([[1, 2, 3, 4]]), 404, "no model"),
+    ("POST", "/v2/models/nobody/infer", simple([[1, 2, 3, 4]]), 404, "unknown model"),
     ("POST", "/v2/models/linear/versions/2/infer", simple([[1, 2, 3, 4]]), 404, "no version"),
     ("POST", LINEAR, b"", 400, "JSON"),
     ("POST", LINEAR, b"\x80\x81", 400, "JSON"),
@@ -52,7 +52,7 @@ FAILURES: list[tuple[str, str, Any, int, str]] = [
     ("GET", "/v2/nothing", None, 404, "Not Found"),
     ("GET", "/", None, 404, "Not Found"),
     ("POST", "/v2/repository/index", b"[1]", 400, "not a JSON object"),
-    ("POST", "/v2/repository/models/nobody/load", None, 404, "no model"),
+    ("POST", "/v2/repository/models/nobody/load", None, 404, "unknown model"),
 ]
 
 
@@ -73,7 +73,7 @@ def test_different_rows_in_the_inputs(server: Run) -> None:
 
 
 def test_a_bad_request_fails_alone(server: Run) -> None:
-    """Its neighbours in the batch get their answers."""
+    """Its neighbours in the batch get their responses."""
     bodies = [simple([i % 4, (i + 1) % 4] if i % 5 else [i % 4, 99], "INT64", "i") for i in range(40)]
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(lambda body: call(server, "POST", "/v2/models/gather/infer", body), bodies))

@@ -51,7 +51,7 @@ async def ask(service: Service, model: str, **inputs: np.ndarray) -> str:
 
 async def traffic(service: Service) -> None:
     await service.repository.load_all()
-    for rows in (1, 2, 5, 40):  # 40 is more than a batch: two pieces
+    for rows in (1, 2, 5, 40):  # 40 is more than a batch: two chunks
         assert await ask(service, "line", x=np.ones((rows, 4), np.float32)) == "success"
     assert await ask(service, "line", x=np.ones((1, 3), np.float32)) == "invalid"
     assert await ask(service, "table", i=np.array([9])) == "run"

@@ -14,7 +14,7 @@ import pytest
 from opau_onnx.protocol.errors import DeadlineError, QueueFullError, RunError, UnavailableError
 from opau_onnx.protocol.tensors import Array
 from opau_onnx.serve import queueing
-from opau_onnx.serve.batches import Ticket
+from opau_onnx.serve.batches import PendingRequest
 from opau_onnx.serve.queueing import Batcher
 from opau_onnx.serve.statistics import Statistics
 
@@ -44,7 +44,7 @@ class Bench:
         settings = {"max_batch_size": 8, "max_delay_us": 0, "max_queue": 100, **options}
         self.batcher = Batcher([self.runner], statistics=self.statistics, loop=asyncio.get_running_loop(), **settings)
 
-    def submit(self, *values: float, seconds: float = 20.0) -> Ticket:
+    def submit(self, *values: float, seconds: float = 20.0) -> PendingRequest:
         return self.batcher.submit({"x": np.array(values)[:, None]}, asyncio.get_running_loop().time() + seconds)
 
 
@@ -58,9 +58,9 @@ def test_large_requests_are_not_copied_together(monkeypatch: pytest.MonkeyPatch)
     async def test() -> None:
         bench = Bench()
         bench.runner.gate.clear()
-        tickets = [bench.submit(0.0)] + [bench.submit(*[1.0] * rows) for rows in (3, 1, 1, 6, 1)]
+        submitted = [bench.submit(0.0)] + [bench.submit(*[1.0] * rows) for rows in (3, 1, 1, 6, 1)]
         bench.runner.gate.set()
-        await asyncio.gather(*(ticket.future for ticket in tickets))
+        await asyncio.gather(*(pending.future for pending in submitted))
         assert [len(batch) for batch in bench.runner.batches] == [1, 4, 1, 6, 1]
 
     run(test())
@@ -70,9 +70,9 @@ def test_requests_that_wait_run_together_and_are_split_exactly() -> None:
     async def test() -> None:
         bench = Bench()
         bench.runner.gate.clear()
-        tickets = [bench.submit(0.0)] + [bench.submit(*range(10 * i, 10 * i + i)) for i in range(1, 4)]
+        submitted = [bench.submit(0.0)] + [bench.submit(*range(10 * i, 10 * i + i)) for i in range(1, 4)]
         bench.runner.gate.set()
-        results = [await ticket.future for ticket in tickets]
+        results = [await pending.future for pending in submitted]
         assert [len(batch) for batch in bench.runner.batches] == [1, 6]
         for i, result in enumerate(results[1:], 1):
             assert result["y"].ravel().tolist() == [2 * v for v in range(10 * i, 10 * i + i)]
@@ -85,9 +85,9 @@ def test_a_batch_is_not_larger_than_allowed_and_keeps_the_order() -> None:
     async def test() -> None:
         bench = Bench(max_batch_size=4)
         bench.runner.gate.clear()
-        tickets = [bench.submit(*[float(i)] * rows) for i, rows in enumerate([1, 3, 2, 1, 4, 4])]
+        submitted = [bench.submit(*[float(i)] * rows) for i, rows in enumerate([1, 3, 2, 1, 4, 4])]
         bench.runner.gate.set()
-        await asyncio.gather(*(ticket.future for ticket in tickets))
+        await asyncio.gather(*(pending.future for pending in submitted))
         assert [batch.ravel().tolist() for batch in bench.runner.batches] == [[0], [1, 1, 1], [2, 2, 3], [4] * 4, [5] * 4]
 
     run(test())
@@ -108,9 +108,9 @@ def test_other_shapes_do_not_run_together() -> None:
         bench = Bench()
         bench.runner.gate.clear()
         later = asyncio.get_running_loop().time() + 20
-        tickets = [bench.batcher.submit({"x": np.ones((1, width))}, later) for width in (1, 2, 3, 2, 3)]
+        submitted = [bench.batcher.submit({"x": np.ones((1, width))}, later) for width in (1, 2, 3, 2, 3)]
         bench.runner.gate.set()
-        results = [await ticket.future for ticket in tickets]
+        results = [await pending.future for pending in submitted]
         assert [r["y"].shape for r in results] == [(1, 1), (1, 2), (1, 3), (1, 2), (1, 3)]
         assert [batch.shape for batch in bench.runner.batches] == [(1, 1), (2, 2), (2, 3)]
 
@@ -121,9 +121,9 @@ def test_without_batching_each_request_runs_alone() -> None:
     async def test() -> None:
         bench = Bench(max_batch_size=0)
         bench.runner.gate.clear()
-        tickets = [bench.submit(*[0.5] * rows) for rows in (1, 30, 2)]
+        submitted = [bench.submit(*[0.5] * rows) for rows in (1, 30, 2)]
         bench.runner.gate.set()
-        assert [len((await ticket.future)["y"]) for ticket in tickets] == [1, 30, 2]
+        assert [len((await pending.future)["y"]) for pending in submitted] == [1, 30, 2]
         assert [len(batch) for batch in bench.runner.batches] == [1, 30, 2]
 
     run(test())
@@ -132,11 +132,11 @@ def test_without_batching_each_request_runs_alone() -> None:
 def test_a_request_waits_for_others_while_the_worker_is_free() -> None:
     async def test() -> None:
         bench = Bench(max_delay_us=200_000)
-        tickets = [bench.submit(1.0)]
+        submitted = [bench.submit(1.0)]
         await asyncio.sleep(0.02)
-        tickets.append(bench.submit(2.0))
+        submitted.append(bench.submit(2.0))
         assert bench.runner.batches == []
-        await asyncio.gather(*(ticket.future for ticket in tickets))
+        await asyncio.gather(*(pending.future for pending in submitted))
         assert [len(batch) for batch in bench.runner.batches] == [2]
 
     run(test())
@@ -177,8 +177,8 @@ def test_a_worker_that_is_late_is_waited_for_no_longer_than_patience() -> None:
 def test_a_full_batch_does_not_wait() -> None:
     async def test() -> None:
         bench = Bench(max_batch_size=2, max_delay_us=60_000_000)
-        tickets = [bench.submit(1.0), bench.submit(2.0)]
-        await asyncio.gather(*(ticket.future for ticket in tickets))
+        submitted = [bench.submit(1.0), bench.submit(2.0)]
+        await asyncio.gather(*(pending.future for pending in submitted))
 
     run(test())
 
@@ -187,9 +187,9 @@ def test_a_bad_request_fails_alone() -> None:
     async def test() -> None:
         bench = Bench()
         bench.runner.gate.clear()
-        tickets = [bench.submit(v) for v in (0.0, 1.0, 13.0, 2.0)]
+        submitted = [bench.submit(v) for v in (0.0, 1.0, 13.0, 2.0)]
         bench.runner.gate.set()
-        results = await asyncio.gather(*(ticket.future for ticket in tickets), return_exceptions=True)
+        results = await asyncio.gather(*(pending.future for pending in submitted), return_exceptions=True)
         assert isinstance(results[2], RunError)
         assert "thirteen" in str(results[2])
         assert [r["y"].item() for i, r in enumerate(results) if i != 2 and isinstance(r, dict)] == [0.0, 2.0, 4.0]
@@ -201,11 +201,11 @@ def test_a_full_queue_refuses_and_takes_again() -> None:
     async def test() -> None:
         bench = Bench(max_queue=2)
         bench.runner.gate.clear()
-        tickets = [bench.submit(float(i)) for i in range(3)]  # one runs, two wait
-        with pytest.raises(QueueFullError, match="2 requests wait"):
+        submitted = [bench.submit(float(i)) for i in range(3)]  # one runs, two wait
+        with pytest.raises(QueueFullError, match="2 requests are waiting"):
             bench.submit(9.0)
         bench.runner.gate.set()
-        await asyncio.gather(*(ticket.future for ticket in tickets))
+        await asyncio.gather(*(pending.future for pending in submitted))
         assert (await bench.submit(5.0).future)["y"].item() == 10.0
 
     run(test())
@@ -215,12 +215,12 @@ def test_a_dropped_request_does_not_run() -> None:
     async def test() -> None:
         bench = Bench()
         bench.runner.gate.clear()
-        tickets = [bench.submit(float(i)) for i in range(4)]
-        bench.batcher.drop(tickets[2])
-        assert tickets[2].future.cancelled()
+        submitted = [bench.submit(float(i)) for i in range(4)]
+        bench.batcher.drop(submitted[2])
+        assert submitted[2].future.cancelled()
         assert bench.batcher.waiting == 2
         bench.runner.gate.set()
-        await asyncio.gather(*(tickets[i].future for i in (0, 1, 3)))
+        await asyncio.gather(*(submitted[i].future for i in (0, 1, 3)))
         assert [batch.ravel().tolist() for batch in bench.runner.batches] == [[0.0], [1.0, 3.0]]
 
     run(test())
@@ -260,13 +260,13 @@ def test_drain_waits_for_all_and_close_refuses() -> None:
     async def test() -> None:
         bench = Bench()
         bench.runner.gate.clear()
-        tickets = [bench.submit(float(i)) for i in range(3)]
+        submitted = [bench.submit(float(i)) for i in range(3)]
         draining = asyncio.create_task(bench.batcher.drain())
         await asyncio.sleep(0.05)
         assert not draining.done()
         bench.runner.gate.set()
         await draining
-        assert all(ticket.future.done() for ticket in tickets)
+        assert all(pending.future.done() for pending in submitted)
         bench.batcher.close()
         with pytest.raises(UnavailableError):
             bench.submit(1.0)
@@ -278,9 +278,9 @@ def test_close_ends_what_still_waits() -> None:
     async def test() -> None:
         bench = Bench()
         bench.runner.gate.clear()
-        tickets = [bench.submit(float(i)) for i in range(2)]
+        submitted = [bench.submit(float(i)) for i in range(2)]
         bench.batcher.close()
-        results = await asyncio.gather(*(ticket.future for ticket in tickets), return_exceptions=True)
+        results = await asyncio.gather(*(pending.future for pending in submitted), return_exceptions=True)
         assert [type(r) for r in results] == [UnavailableError, UnavailableError]
         bench.runner.gate.set()
 
@@ -291,10 +291,10 @@ def test_statistics_count_what_ran() -> None:
     async def test() -> None:
         bench = Bench()
         bench.runner.gate.clear()
-        tickets = [bench.submit(1.0), bench.submit(2.0, 3.0), bench.submit(4.0)]
+        submitted = [bench.submit(1.0), bench.submit(2.0, 3.0), bench.submit(4.0)]
         time.sleep(0.01)
         bench.runner.gate.set()
-        await asyncio.gather(*(ticket.future for ticket in tickets))
+        await asyncio.gather(*(pending.future for pending in submitted))
         found = bench.statistics
         assert found.executions == 2
         assert sorted(found.batches) == [1, 3]
@@ -321,8 +321,8 @@ def test_rows_never_mix_under_load(workers: int) -> None:
             for turn in range(30):
                 rows = int(random.integers(1, 40))
                 x = (number * 1e6 + turn * 1e3 + 1000 + np.arange(rows))[:, None]
-                ticket = batcher.submit({"x": x}, asyncio.get_running_loop().time() + 20)
-                np.testing.assert_array_equal((await ticket.future)["y"], 2 * x)
+                pending = batcher.submit({"x": x}, asyncio.get_running_loop().time() + 20)
+                np.testing.assert_array_equal((await pending.future)["y"], 2 * x)
 
         await asyncio.gather(*(client(i) for i in range(64)))
         assert max(len(batch) for batch in runner.batches) <= 16

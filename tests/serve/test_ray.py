@@ -237,7 +237,7 @@ def test_errors_keep_their_status(cluster: Cluster, protocol: Any, own: str) -> 
     x, wide = np.zeros((1, 4), np.float32), np.zeros((1, 3), np.float32)
     large = np.zeros((LARGEST_REQUEST // 16 + 1, 4), np.float32)
     cases: list[tuple[str, np.ndarray, str, str, str]] = [
-        ("nothing", x, "404", "StatusCode.NOT_FOUND", "there is no model 'nothing'"),
+        ("nothing", x, "404", "StatusCode.NOT_FOUND", "unknown model 'nothing'"),
         ("linear", wide, "400", "StatusCode.INVALID_ARGUMENT", "expected \\[-1, 4\\]"),
         ("linear", large, "413", "StatusCode.RESOURCE_EXHAUSTED", "this server takes"),
         ("gather", np.array([99]), "500", "StatusCode.INTERNAL", "could not be run on this input"),
@@ -259,7 +259,7 @@ def test_models_are_not_loaded_on_one_replica_alone(cluster: Cluster, protocol: 
         with pytest.raises(InferenceServerException, match="serve deploy") as caught:
             change("linear", headers=BEARER)
         assert caught.value.status() == ("501" if protocol is triton_http else "StatusCode.UNIMPLEMENTED")
-        with pytest.raises(InferenceServerException, match="there is no model 'nothing'"):
+        with pytest.raises(InferenceServerException, match="unknown model 'nothing'"):
             change("nothing", headers=BEARER)
     assert client.is_model_ready("linear", headers=BEARER)
 
@@ -282,7 +282,7 @@ def test_streams(cluster: Cluster) -> None:
         client.async_stream_infer("nothing" if number == 2 else "linear", [tensor])
     assert done.wait(30)
     client.stop_stream()
-    assert "there is no model 'nothing'" in answers.pop(2)
+    assert "unknown model 'nothing'" in answers.pop(2)
     np.testing.assert_array_equal(np.concatenate(answers)[:, 0], [1, 3, 7, 9, 11])
 
 
@@ -296,7 +296,7 @@ def test_metrics_tell_the_replica(cluster: Cluster) -> None:
 
 
 class Load(threading.Thread):
-    """A client that sends rows of its own and compares the answers."""
+    """A client that sends rows of its own and compares the responses."""
 
     def __init__(self, cluster: Cluster, protocol: Any, number: int, model: str = "linear") -> None:
         super().__init__(daemon=True)

@@ -281,7 +281,7 @@ def test_calls_end_with_a_status_instead_of_an_exception(tmp_path: Path) -> None
         assert ("opau-provider", "CPUExecutionProvider") in context.trailing
 
         cases: list[tuple[Any, Any, str, str]] = [
-            (infer, request("b"), "NOT_FOUND", "there is no model 'b'"),
+            (infer, request("b"), "NOT_FOUND", "unknown model 'b'"),
             (infer, b"\xff", "INVALID_ARGUMENT", "inference.ModelInferRequest"),
             (infer, bytes(1001), "RESOURCE_EXHAUSTED", "1001 bytes; this server takes 1000"),
             (trace, b"", "UNIMPLEMENTED", "TraceSetting is not served"),

@@ -74,7 +74,7 @@ def test_a_full_queue_refuses(call: Any, server: Run) -> None:
     codes = Counter(one.code() for one in calls)
     assert codes == {grpc.StatusCode.OK: 4, grpc.StatusCode.RESOURCE_EXHAUSTED: 8}
     refused = next(one for one in calls if one.code() is grpc.StatusCode.RESOURCE_EXHAUSTED)
-    assert refused.details() == "3 requests wait for this model already; try again later"
+    assert refused.details() == "queue full: 3 requests are waiting for this model (max_queue); try again later"
 
 
 @pytest.mark.parametrize("by", ["the call", "a parameter", "the shorter of both"])
@@ -95,13 +95,13 @@ def test_a_deadline_is_honoured(call: Any, server: Run, by: str) -> None:
 
 def test_the_server_has_a_deadline_of_its_own(running: Running, folder: Path) -> None:
     server = running({"slow": {"path": folder / "slow.onnx", "max_batch_size": 0}}, http_port=-1, request_timeout_s=0.001)
-    with stub(server) as call, fails("DEADLINE_EXCEEDED", "the answer was not there in time"):
+    with stub(server) as call, fails("DEADLINE_EXCEEDED", "deadline exceeded"):
         call("ModelInfer", SLOW)
     server.stop()
 
 
 def test_a_bad_request_fails_alone(call: Any) -> None:
-    """Its neighbours in the batch get their answers."""
+    """Its neighbours in the batch get their responses."""
     wanted = [np.array([i % 4, (i + 1) % 4] if i % 5 else [i % 4, 99]) for i in range(40)]
     calls = [begin(call, message("gather", x, "INT64", "i")) for x in wanted]
     table = np.arange(8, dtype=np.float32).reshape(4, 2)
@@ -118,6 +118,7 @@ def test_rows_never_mix_between_64_clients(server: Run) -> None:
         for turn in range(8):
             x = np.full((int(random.integers(1, 5 if turn else 80)), 4), number + turn / 16, np.float32)
             x[:, 0] = np.arange(len(x))
+            chunks.append(-(-len(x) // 32))
             got = array(await ask(message("linear", x)))
             np.testing.assert_array_equal(got, 2 * x + 1)
 
@@ -128,10 +129,11 @@ def test_rows_never_mix_between_64_clients(server: Run) -> None:
             )
             await asyncio.gather(*(one(ask, i) for i in range(64)))
 
+    chunks: list[int] = []
     statistics = server.service.repository.get("linear").statistics
     before = statistics.executions
     server.do(all_of_them())
-    assert statistics.executions - before < 64 * 8  # some did run together
+    assert statistics.executions - before < sum(chunks)  # some did run together
 
 
 def test_a_stream_answers_in_order(server: Run) -> None:
@@ -174,8 +176,8 @@ def test_an_error_in_a_stream_ends_that_request_alone(server: Run) -> None:
     told = [answer.error_message for answer in answers]
     assert told[0] == told[4] == ""
     assert told[1].startswith("[INVALID_ARGUMENT] input 'x' has shape [4]; expected [-1, 4]")
-    assert told[2] == "[INVALID_ARGUMENT] the request is no inference.ModelInferRequest"
-    assert told[3].startswith("[NOT_FOUND] there is no model 'nobody'")
+    assert told[2] == "[INVALID_ARGUMENT] the request is not a valid inference.ModelInferRequest"
+    assert told[3].startswith("[NOT_FOUND] unknown model 'nobody'")
 
 
 def test_a_stream_is_read_no_further_than_its_depth(server: Run, monkeypatch: pytest.MonkeyPatch) -> None:

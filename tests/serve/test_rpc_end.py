@@ -44,7 +44,7 @@ def test_stopping_answers_what_was_accepted(running: Running, tmp_path: Path) ->
     server.stop()
     for thread in threads:
         thread.join(30)
-    assert ends == [(grpc.StatusCode.UNAVAILABLE, "the server is going down")] * 12
+    assert ends == [(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")] * 12
     assert statistics.success.count == sum(answered.values())
     assert not statistics.errors
     with stub(server) as call, fails("UNAVAILABLE"):
@@ -65,7 +65,7 @@ def test_clients_that_do_not_stop_calling(running: Running, folder: Path, monkey
                     codes["OK"] += 1
                 except grpc.RpcError as error:
                     codes[error.code().name] += 1
-                    if "going down" not in error.details():  # no server any more
+                    if "shutting down" not in error.details():  # no server any more
                         return
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
@@ -144,7 +144,7 @@ def test_stopping_ends_streams_behind_their_answers(running: Running, folder: Pa
         got = [answers.get(timeout=30) for _ in range(4)]
     assert [type(one) for one in got[:3]] == [triton.InferResult] * 3
     assert "UNAVAILABLE" in str(got[3])
-    assert "going down" in str(got[3])
+    assert "shutting down" in str(got[3])
 
 
 def test_health_while_going_down(running: Running, folder: Path) -> None:
@@ -158,7 +158,7 @@ def test_health_while_going_down(running: Running, folder: Path) -> None:
             until(lambda: server.service.draining)
             assert not call("ServerReady", b"", pb.ServerReadyResponse).ready
             assert call("ServerLive", b"", pb.ServerLiveResponse).live
-            with fails("UNAVAILABLE", "the server is going down"):
+            with fails("UNAVAILABLE", "the server is shutting down"):
                 call("ModelInfer", SLOW)
         stopping.result(60)
         server.stopped = True

@@ -261,7 +261,7 @@ def test_small_objects_do_not_fill_the_memory() -> None:
 
 @pytest.mark.parametrize("end", [b"\x3a", b"\x3a\xff", b"\x0b", b"\x3a\x05abc", b"\x0d\x01", b"\xff" * 12])
 def test_large_requests_that_are_none(end: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match=r"no inference\.ModelInferRequest"):
+    with pytest.raises(InvalidRequestError, match=r"not a valid inference\.ModelInferRequest"):
         parse_request(large().SerializeToString() + end, 1000)
 
 
@@ -315,10 +315,10 @@ def test_inputs_are_freed_when_the_request_has_ended() -> None:
         bench = Bench()
         x = np.ones((2, 1))
         dead = weakref.ref(x)
-        ticket = bench.batcher.submit({"x": x}, asyncio.get_running_loop().time() + 20)
+        pending = bench.batcher.submit({"x": x}, asyncio.get_running_loop().time() + 20)
         del x
-        await ticket.future
-        del ticket
+        await pending.future
+        del pending
         await becomes(lambda: dead() is None)
 
     gc.disable()

@@ -48,7 +48,7 @@ def asking(*names: str, **more: Any) -> Any:
 
 
 FAILURES: list[tuple[Any, str, str]] = [
-    (message("nobody", ROW), "NOT_FOUND", "there is no model 'nobody'; this server has BOOL"),
+    (message("nobody", ROW), "NOT_FOUND", "unknown model 'nobody'; this server has BOOL"),
     (message("linear", ROW, model_version="7"), "NOT_FOUND", "no version '7'; it has version '1'"),
     (message("asleep", ROW), "UNAVAILABLE", "model 'asleep' is unavailable: not loaded"),
     (message("linear", ROW[:, :3]), "INVALID_ARGUMENT", "input 'x' has shape [1, 3]; expected [-1, 4]"),
@@ -58,7 +58,7 @@ FAILURES: list[tuple[Any, str, str]] = [
     (message("linear", ROW, "BYTES"), "INVALID_ARGUMENT", "datatype 'BYTES'; expected one of BOOL, UINT8"),
     (message("linear", ROW, "FP64"), "INVALID_ARGUMENT", "has 16 bytes; FP64 of shape [1, 4] has 32"),
     (message("linear", ROW, name="X"), "INVALID_ARGUMENT", "input 'x' is missing; expected x: FP32 [-1, 4]"),
-    (with_input(name="a"), "INVALID_ARGUMENT", "input 'a' is there twice"),
+    (with_input(name="a"), "INVALID_ARGUMENT", "duplicate input 'a'"),
     (with_input(name="c"), "INVALID_ARGUMENT", "input 'b' is missing"),
     (with_input(contents=pb.InferTensorContents()), "INVALID_ARGUMENT", "contents beside raw_input_contents"),
     (with_input(**parameter("shared_memory_region", string_param="r")), "INVALID_ARGUMENT", "'shared_memory_region'"),
@@ -68,7 +68,7 @@ FAILURES: list[tuple[Any, str, str]] = [
     (message("linear", ROW, **parameter("timeout", int64_param=-1)), "INVALID_ARGUMENT", "'timeout' is -1; expected"),
     (message("linear", ROW, **parameter("timeout")), "INVALID_ARGUMENT", "'timeout' is None; expected"),
     (asking("z"), "INVALID_ARGUMENT", "the model has no output 'z'; it has y: FP32 [-1, 4]"),
-    (asking("y", "y"), "INVALID_ARGUMENT", "an output is asked for twice"),
+    (asking("y", "y"), "INVALID_ARGUMENT", "duplicate output 'y'"),
     (
         message("linear", ROW, **parameter("classification", int64_param=2)),
         "INVALID_ARGUMENT",
@@ -88,8 +88,8 @@ FAILURES: list[tuple[Any, str, str]] = [
     (typed("FP32", [0, 2**62, 2**62]), "INVALID_ARGUMENT", "too large even without elements"),
     (typed("FP32", [2**62, 2**62]), "INVALID_ARGUMENT", "0 values"),
     (message("gather", np.array([7]), "INT64", "i"), "INTERNAL", "the model could not be run on this input"),
-    (b"\xff\xff\xff", "INVALID_ARGUMENT", "the request is no inference.ModelInferRequest"),
-    (b"", "NOT_FOUND", "no model ''"),
+    (b"\xff\xff\xff", "INVALID_ARGUMENT", "the request is not a valid inference.ModelInferRequest"),
+    (b"", "NOT_FOUND", "unknown model ''"),
     (message("ü" * 5000, ROW), "NOT_FOUND", "ü..."),
     (message("n" * 9000, ROW), "NOT_FOUND", "nn..."),
 ]

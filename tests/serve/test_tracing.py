@@ -25,7 +25,7 @@ from opau_onnx.errors import LoadError
 from opau_onnx.protocol import errors
 from opau_onnx.serve import tracing
 from opau_onnx.serve.config import check
-from opau_onnx.serve.service import Answer, Request, Service
+from opau_onnx.serve.service import Request, Response, Service
 from tests.serve import nets
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -33,10 +33,10 @@ TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 PARTS = ["queue", "compute_input", "compute_infer", "compute_output"]
 
 
-def answered(folder: Path, rows: int = 3) -> tuple[Answer, int]:
-    """(an answer of a real service, when it was asked)."""
+def answered(folder: Path, rows: int = 3) -> tuple[Response, int]:
+    """(a response of a real service, when it was asked)."""
 
-    async def ask() -> tuple[Answer, int]:
+    async def ask() -> tuple[Response, int]:
         service = Service(check({"models": {"m": {"path": str(nets.linear(folder / "m.onnx")), "instances": 1}}}))
         await service.repository.load_all()
         started = time.perf_counter_ns()
@@ -48,7 +48,7 @@ def answered(folder: Path, rows: int = 3) -> tuple[Answer, int]:
 
 
 def recorded(
-    outcome: Answer | errors.RequestError,
+    outcome: Response | errors.RequestError,
     started: int = 0,
     *,
     protocol: Any = "http",
@@ -79,8 +79,8 @@ def test_an_answer_is_a_span_with_its_parts(tmp_path: Path) -> None:
     for earlier, later in pairwise(parts):
         assert earlier.start_time <= earlier.end_time == later.start_time
     assert parts[-1].end_time <= request.end_time <= after + 10**9
-    assert answer.ticket.times is not None
-    assert parts[2].end_time - parts[2].start_time == answer.ticket.times.ran - answer.ticket.times.merged
+    assert answer.pending.times is not None
+    assert parts[2].end_time - parts[2].start_time == answer.pending.times.ran - answer.pending.times.merged
 
 
 def test_attributes_of_an_answer_over_http(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ class Guard:
                 # With an "app" in its scope, Starlette raises what it would otherwise answer as plain text.
                 await self._app({**scope, "app": self._app}, receive, send)
         except RequestError as error:
-            # uvicorn reads and drops what is left of a refused body, so that the client sees the answer and not a reset.
+            # uvicorn reads and drops what is left of a refused body, so that the client sees the response and not a reset.
             await _fail(send, error.http, str(error))
         except HTTPException as error:
             await _fail(send, error.status_code, error.detail)
@@ -214,7 +214,7 @@ def _inferred(scope: Scope) -> str | None:
 
 
 def _closing(send: Send) -> Send:
-    """Tell the client that its connection ends after this answer."""
+    """Tell the client that its connection ends after this response."""
 
     async def wrapped(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -126,7 +126,7 @@ def compressed(body: bytes, headers: Headers) -> tuple[bytes, bytes | None]:
 
 
 async def respond(send: Send, status: int, content_type: bytes, body: bytes, *extra: tuple[bytes, bytes]) -> None:
-    """Send an answer."""
+    """Send a response."""
     headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""From the body of an HTTP request to arrays, and from arrays to the body of its answer."""
+"""From the body of an HTTP request to arrays, and from arrays to the body of its response."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 
 from opau_onnx.protocol.errors import InvalidRequestError
-from opau_onnx.protocol.parameters import check_supported, class_count, timeout_us
+from opau_onnx.protocol.parameters import check_distinct, check_supported, class_count, timeout_us
 from opau_onnx.protocol.tensors import DATATYPES, Array, DataType, TensorSpec, elements, known, read_binary, write_binary
 from opau_onnx.serve.http.messages import InferenceResponse, InputTensor, OutputTensor, numbers, read, write
-from opau_onnx.serve.service import Answer
+from opau_onnx.serve.service import Response
 
 CHUNK = 65536
 """Values between JSON and an array at once: a few milliseconds."""
@@ -70,8 +70,7 @@ def decode(body: bytes, header_length: int | None) -> Decoded:
             classes[output.name] = count
         if "binary_data" in output.parameters:
             binary[output.name] = _flag(output.parameters, "binary_data")
-    if len({output.name for output in request.outputs}) != len(request.outputs):
-        raise InvalidRequestError("an output is asked for twice")
+    check_distinct([output.name for output in request.outputs])
     return Decoded(
         inputs=inputs,
         outputs=[output.name for output in request.outputs] or None,
@@ -102,11 +101,11 @@ def decode_raw(body: bytes, expected: Sequence[TensorSpec]) -> Decoded:
     return Decoded(inputs, None, {}, True, "", None)
 
 
-def encode(answer: Answer, request: Decoded) -> tuple[bytes, int | None]:
-    """(The body of an answer, bytes of its JSON where tensors follow it)."""
+def encode(response: Response, request: Decoded) -> tuple[bytes, int | None]:
+    """(The body of a response, bytes of its JSON where tensors follow it)."""
     tensors, behind = [], []
-    for spec in answer.outputs:
-        array = answer.arrays[spec.name]
+    for spec in response.outputs:
+        array = response.arrays[spec.name]
         tensor = OutputTensor(name=spec.name, shape=list(array.shape), datatype=spec.datatype)
         if request.binary.get(spec.name, request.binary_default):
             content = write_binary(array)
@@ -115,9 +114,9 @@ def encode(answer: Answer, request: Decoded) -> tuple[bytes, int | None]:
         else:
             tensor.data = msgspec.Raw(_plain(array))
         tensors.append(tensor)
-    model = answer.model
-    response = InferenceResponse(model_name=model.name, model_version=model.version, id=request.id, outputs=tensors)
-    head = write(response)
+    model = response.model
+    message = InferenceResponse(model_name=model.name, model_version=model.version, id=request.id, outputs=tensors)
+    head = write(message)
     if not behind:
         return head, None
     return b"".join((head, *behind)), len(head)
@@ -143,7 +142,7 @@ def _inputs(tensors: Sequence[InputTensor], behind: memoryview) -> dict[str, Arr
     position = 0
     for tensor in tensors:
         if tensor.name in found:
-            raise InvalidRequestError(f"input {tensor.name!r} is there twice")
+            raise InvalidRequestError(f"duplicate input {tensor.name!r}")
         check_supported(tensor.parameters)
         size = tensor.parameters.get("binary_data_size")
         if size is None:
@@ -202,7 +201,7 @@ def _flat(name: str, data: list[Any]) -> list[Any]:
     """
     while data and isinstance(data[0], list):
         if set(map(type, data)) != {list} or len(set(map(len, data))) != 1:
-            raise InvalidRequestError(f"the data of input {name!r} is no array: its lists have different lengths or depths")
+            raise InvalidRequestError(f"the data of input {name!r} is not an array: its lists have different lengths or depths")
         data = list(chain.from_iterable(data))
     return data
 
@@ -211,9 +210,9 @@ def _part(name: str, data: list[Any], kind: DataType) -> Array:
     try:
         found = _array(data)
     except (ValueError, OverflowError, RecursionError) as error:
-        raise InvalidRequestError(f"the data of input {name!r} is no array: {error}") from None
+        raise InvalidRequestError(f"the data of input {name!r} is not an array: {error}") from None
     if found.ndim != 1:
-        raise InvalidRequestError(f"the data of input {name!r} is no array: its lists have different depths")
+        raise InvalidRequestError(f"the data of input {name!r} is not an array: its lists have different depths")
     return _converted(name, found, kind.name, kind.numpy)
 
 

@@ -12,11 +12,11 @@ from opau_onnx.protocol.errors import CancelledError, InvalidRequestError, Reque
 from opau_onnx.serve.http.bodies import ASIDE, WINDOWS, Disconnected, Headers, compressed, headers_of, read_body, respond
 from opau_onnx.serve.http.codec import Decoded, decode, decode_raw, encode
 from opau_onnx.serve.request_log import Observer
-from opau_onnx.serve.service import Answer, Request, Service
+from opau_onnx.serve.service import Request, Response, Service
 
 HEADER_LENGTH = b"inference-header-content-length"
 WATCH_AFTER = 0.01
-"""Seconds of waiting after which it is watched whether the client goes away: most answers are faster than that."""
+"""Seconds of waiting after which it is watched whether the client goes away: most responses are faster than that."""
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Asked:
 
 
 class Infer:
-    """An ASGI application: the shortest way from a request to its answer."""
+    """An ASGI application: the shortest way from a request to its response."""
 
     def __init__(self, service: Service, observer: Observer) -> None:
         self._service, self._observer = service, observer
@@ -47,7 +47,7 @@ class Infer:
         """Answer one request; a RequestError goes to the caller."""
         asked = Asked.of(scope)
         try:
-            answer, content, size, encoding = await self._answer(asked, receive)
+            response, content, size, encoding = await self._response(asked, receive)
         except Disconnected:
             self._tell(asked, CancelledError("the client went away"))
             return
@@ -60,10 +60,10 @@ class Infer:
         if encoding is not None:
             extra.append((b"content-encoding", encoding))
         await respond(send, 200, b"application/json" if size is None else b"application/octet-stream", content, *extra)
-        self._tell(asked, answer)
+        self._tell(asked, response)
 
-    async def _answer(self, asked: Asked, receive: Receive) -> tuple[Answer, bytes, int | None, bytes | None]:
-        """(The answer, its body, bytes of the body's JSON where tensors follow it, the body's Content-Encoding)."""
+    async def _response(self, asked: Asked, receive: Receive) -> tuple[Response, bytes, int | None, bytes | None]:
+        """(The response, its body, bytes of the body's JSON where tensors follow it, the body's Content-Encoding)."""
         size = _json_size(asked.headers)
         with self._service.held() as held:
             body = await read_body(receive, asked.headers, self._service, held, json=size is None)
@@ -76,12 +76,12 @@ class Infer:
             )
             asked.submitted = True
             with _Watch(receive):
-                answer = await self._service.infer(request)
-            if _is_cheap(answer, decoded, asked.headers):
-                return answer, *_encoded(answer, decoded, asked.headers)
-            return answer, *await self._service.aside(_encoded, answer, decoded, asked.headers)
+                response = await self._service.infer(request)
+            if _is_cheap(response, decoded, asked.headers):
+                return response, *_encoded(response, decoded, asked.headers)
+            return response, *await self._service.aside(_encoded, response, decoded, asked.headers)
 
-    def _tell(self, asked: Asked, outcome: Answer | RequestError) -> None:
+    def _tell(self, asked: Asked, outcome: Response | RequestError) -> None:
         self._observer.ended("http", asked.headers, asked.model, asked.version, asked.started, outcome, asked.id)
 
     async def _decoded(self, asked: Asked, body: bytes, size: int | None) -> Decoded:
@@ -107,16 +107,16 @@ def _json_size(headers: Headers) -> int | None:
     return int(value)
 
 
-def _is_cheap(answer: Answer, request: Decoded, headers: Headers) -> bool:
-    """True where the body of an answer is made so fast that the event loop can do it."""
+def _is_cheap(response: Response, request: Decoded, headers: Headers) -> bool:
+    """True where the body of a response is made so fast that the event loop can do it."""
     if headers.get(b"accept-encoding", b"").strip().lower() in WINDOWS:
-        return sum(array.nbytes for array in answer.arrays.values()) <= ASIDE
-    plain = (s.name for s in answer.outputs if not request.binary.get(s.name, request.binary_default))
-    return sum(answer.arrays[name].size for name in plain) <= ASIDE // 8
+        return sum(array.nbytes for array in response.arrays.values()) <= ASIDE
+    plain = (s.name for s in response.outputs if not request.binary.get(s.name, request.binary_default))
+    return sum(response.arrays[name].size for name in plain) <= ASIDE // 8
 
 
-def _encoded(answer: Answer, request: Decoded, headers: Headers) -> tuple[bytes, int | None, bytes | None]:
-    content, size = encode(answer, request)
+def _encoded(response: Response, request: Decoded, headers: Headers) -> tuple[bytes, int | None, bytes | None]:
+    content, size = encode(response, request)
     content, encoding = compressed(content, headers)
     return content, size, encoding
 

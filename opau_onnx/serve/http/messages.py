@@ -1,4 +1,4 @@
-"""The JSON of inference requests and answers, as the Open Inference Protocol and its binary-tensor extension define it."""
+"""The JSON of inference requests and responses, as the Open Inference Protocol and its binary-tensor extension define it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class InferenceRequest(msgspec.Struct, kw_only=True):
 
 
 class OutputTensor(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """An output of an answer."""
+    """An output of a response."""
 
     name: str
     shape: list[int]
@@ -61,7 +61,7 @@ class OutputTensor(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class InferenceResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The body of an answer."""
+    """The body of a response."""
 
     model_name: str
     model_version: str
@@ -70,7 +70,7 @@ class InferenceResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Failure(msgspec.Struct):
-    """The body of every answer with another status than 200."""
+    """The body of every response with another status than 200."""
 
     error: str
 
@@ -107,7 +107,7 @@ def _read_with_nan(content: bytes | memoryview, first: Exception) -> InferenceRe
         tensors = raw.get("inputs") if isinstance(raw, dict) else None
         values = [t.pop("data", None) if isinstance(t, dict) else None for t in tensors] if isinstance(tensors, list) else []
         request = msgspec.convert(raw, InferenceRequest)
-        _encode(request)  # Python's decoder takes half a surrogate pair for text, which no answer can hold
+        _encode(request)  # Python's decoder takes half a surrogate pair for text, which no response can hold
     except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
         raise InvalidRequestError(f"the request is not one of the Open Inference Protocol: {error}") from None
     for tensor, data in zip(request.inputs, values, strict=True):
@@ -116,7 +116,7 @@ def _read_with_nan(content: bytes | memoryview, first: Exception) -> InferenceRe
 
 
 def write(response: InferenceResponse) -> bytes:
-    """Encode an answer; its tensors' data are JSON already."""
+    """Encode a response; its tensors' data are JSON already."""
     return _encode(response)
 
 

@@ -31,12 +31,12 @@ def description() -> dict[str, Any]:
     paths: dict[str, Any] = {}
 
     def add(
-        method: str, path: str, summary: str, *, body: Any = None, answer: Any = _OBJECT, also: tuple[Any, ...] = ()
+        method: str, path: str, summary: str, *, body: Any = None, result: Any = _OBJECT, also: tuple[Any, ...] = ()
     ) -> None:
         operation: dict[str, Any] = {
             "summary": summary,
             "parameters": [*([_MODEL] if "{model}" in path else []), *([_VERSION] if "{version}" in path else []), *also],
-            "responses": {"200": {"description": "Answered.", **_content(answer)}, "default": failed},
+            "responses": {"200": {"description": "Answered.", **_content(result)}, "default": failed},
         }
         if body is not None:
             operation["requestBody"] = {"content": _json(body)}
@@ -50,12 +50,12 @@ def description() -> dict[str, Any]:
         add("get", f"{prefix}/ready", "Whether a model answers.")
         add("get", f"{prefix}/config", "A model's configuration, as Triton's ModelConfig.")
         add("get", f"{prefix}/stats", "A model's statistics.")
-        add("post", f"{prefix}/infer", "Inference.", body=request, answer=response, also=(_HEADER,))
+        add("post", f"{prefix}/infer", "Inference.", body=request, result=response, also=(_HEADER,))
     add("get", "/v2/models/stats", "The statistics of all models.")
-    add("post", "/v2/repository/index", "The models by name, with their states.", body=_OBJECT, answer={"type": "array"})
+    add("post", "/v2/repository/index", "The models by name, with their states.", body=_OBJECT, result={"type": "array"})
     control = "/v2/repository/models/{model}"
-    add("post", f"{control}/load", "Load a model, or swap it for what its file holds now.", body=_OBJECT, answer=None)
-    add("post", f"{control}/unload", "Stop serving a model.", body=_OBJECT, answer=None)
+    add("post", f"{control}/load", "Load a model, or swap it for what its file holds now.", body=_OBJECT, result=None)
+    add("post", f"{control}/unload", "Stop serving a model.", body=_OBJECT, result=None)
     return {
         "openapi": "3.1.0",
         "info": {"title": "opau-serve: Open Inference Protocol", "version": __version__},

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with limits on what a client may send before its request is looked at, and answers in one packet."""
+"""uvicorn's HTTP protocol, with limits on what a client may send before its request is read, and responses in one packet."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Limits:
         connections: at the same time.
         head_seconds: for the head of a request.
         body_seconds: for the rest of it.
-        send_seconds: after which a client that has read nothing of its answer is given up.
+        send_seconds: after which a client that has read nothing of its response is given up.
         silent: connections that have not yet sent a whole head, oldest first.
         refused: connections since the last log line.
     """
@@ -59,7 +59,7 @@ class Limits:
 
 
 class Protocol(HttpToolsProtocol):
-    """As uvicorn's, which has no limits, and writes the head of an answer and its body by two system calls: each wakes the
+    """As uvicorn's, which has no limits, and writes the head of a response and its body by two system calls: each wakes the
     client, and on a small answer they are what takes longest.
 
     Args:
@@ -142,7 +142,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """uvicorn's callback: the answer is written, but the client may take long to read it, or for ever."""
+        """uvicorn's callback: the response is written, but the client may take long to read it, or for ever."""
         super().on_response_complete()
         if self.transport.unsent:  # type: ignore[attr-defined]
             self.loop.call_later(self._limits.send_seconds, self._check_sent, self.transport.unsent)  # type: ignore[attr-defined]
@@ -160,10 +160,10 @@ class Protocol(HttpToolsProtocol):
             self._wait(self._limits.head_seconds, self._late)
 
     def _refuse(self, status: int, reason: str, *, at_once: bool = False) -> None:
-        """Answer without the application, and end the connection; where an answer is due already, just end it.
+        """Answer without the application, and end the connection; where a response is due already, just end it.
 
         Unless ``at_once``, what the client still sends is dropped for a while: closing earlier would reset the connection, and
-        the client would not see the answer.
+        the client would not see the response.
         """
         if self._refused:
             return

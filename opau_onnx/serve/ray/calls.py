@@ -41,7 +41,7 @@ class Context:
     def __init__(self, context: Any, limit: int, messages: AsyncIterator[Any] | None = None) -> None:
         self._context, self._limit, self._messages = context, limit, messages
         self._callbacks: list[Callable[[Any], None]] = []
-        self.answers: asyncio.Queue[Any] = asyncio.Queue(1)
+        self.responses: asyncio.Queue[Any] = asyncio.Queue(1)
 
     def invocation_metadata(self) -> Any:
         return self._context.invocation_metadata()
@@ -58,7 +58,7 @@ class Context:
             callback(self)
 
     async def send_initial_metadata(self, metadata: Any) -> None:
-        """Ray sends metadata only after the answer."""
+        """Ray sends metadata only after the response."""
         self._context.set_trailing_metadata(list(metadata))
 
     async def abort(self, code: grpc.StatusCode, details: str) -> None:
@@ -88,7 +88,7 @@ class Context:
         return grpc.aio.EOF if message is None else self.checked(message)
 
     async def write(self, message: Any) -> None:
-        await self.answers.put(message)
+        await self.responses.put(message)
 
 
 class Calls:
@@ -103,7 +103,7 @@ class Calls:
         self._methods, self._limit = methods, max_request_bytes
 
     async def unary(self, method: Any, message: Any, ray_context: Any) -> Any:
-        """The answer to a message; an empty one where the context tells of an error."""
+        """The response to a message; an empty one where the context tells of an error."""
         context = Context(ray_context, self._limit)
         found = await _ended(self._unary(method, message, context), context)
         # An error that is raised comes to the client as well, but Ray writes two tracebacks into its log for each.
@@ -116,12 +116,12 @@ class Calls:
         return await handler.unary_unary(context.checked(message), context)
 
     async def stream(self, method: Any, messages: AsyncIterator[Any], ray_context: Any) -> AsyncIterator[Any]:
-        """The answers to a stream of messages."""
+        """The responses to a stream of messages."""
         context = Context(ray_context, self._limit, messages)
         task = asyncio.get_running_loop().create_task(self._stream(method, context))
         try:
-            while (answer := await context.answers.get()) is not None:
-                yield answer
+            while (response := await context.responses.get()) is not None:
+                yield response
             await task
         finally:
             task.cancel()
@@ -130,14 +130,14 @@ class Calls:
         try:
             await _ended(self._handler(method, context).stream_stream(None, context), context)
         finally:
-            await context.answers.put(None)
+            await context.responses.put(None)
 
     def _handler(self, method: Any, context: Context) -> Any:
         return self._methods.service(Details(f"/{SERVICE.full_name}/{method.name}", context.invocation_metadata()))
 
 
 async def _ended(answering: Any, context: Context) -> Any:
-    """The answer; None where the call ended with an error, which the context then tells."""
+    """The response; None where the call ended with an error, which the context then tells."""
     try:
         return await answering
     except RequestError as error:
@@ -177,8 +177,8 @@ def _unary(method: Any) -> Any:
 
 def _stream(method: Any) -> Any:
     async def call(self: Protocol, requests: Any, grpc_context: Any) -> AsyncIterator[Any]:
-        async for answer in self._calls.stream(method, requests, grpc_context):
-            yield answer
+        async for response in self._calls.stream(method, requests, grpc_context):
+            yield response
 
     return call
 

@@ -1,4 +1,4 @@
-"""``opau-serve --engine ray``: replicas behind Ray's proxies, from their start to the last answer after SIGTERM."""
+"""``opau-serve --engine ray``: replicas behind Ray's proxies, from their start to the last response after SIGTERM."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from opau_onnx.protocol.errors import InvalidRequestError, TooLargeError
-from opau_onnx.protocol.parameters import check_supported, class_count, timeout_us
+from opau_onnx.protocol.parameters import check_distinct, check_supported, class_count, timeout_us
 from opau_onnx.protocol.tensors import Array, elements, known, read_binary, write_binary
-from opau_onnx.serve.service import Answer, Request
+from opau_onnx.serve.service import Request, Response
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -48,7 +48,7 @@ def parse(kind: Any, raw: bytes) -> Any:
     try:
         return kind.FromString(raw)
     except DecodeError:
-        raise InvalidRequestError(f"the request is no {kind.DESCRIPTOR.full_name}") from None
+        raise InvalidRequestError(f"the request is not a valid {kind.DESCRIPTOR.full_name}") from None
 
 
 def parse_request(raw: bytes, limit: int) -> tuple[Any, Sequence[bytes | memoryview]]:
@@ -94,7 +94,7 @@ def _split(raw: bytes) -> tuple[list[memoryview], list[memoryview]]:
             if at > len(raw) or len(rest) + len(tensors) > FIELDS:
                 raise IndexError
     except (IndexError, KeyError):
-        raise InvalidRequestError(f"the request is no {pb.ModelInferRequest.DESCRIPTOR.full_name}") from None
+        raise InvalidRequestError(f"the request is not a valid {pb.ModelInferRequest.DESCRIPTOR.full_name}") from None
     return rest, tensors
 
 
@@ -143,17 +143,17 @@ def plain(parameters: Any) -> dict[str, Any]:
     return found
 
 
-def encode(answer: Answer, identity: str) -> Any:
-    """The ``ModelInferResponse`` of an answer, its tensors as bytes."""
-    arrays = [answer.arrays[spec.name] for spec in answer.outputs]
+def encode(response: Response, identity: str) -> Any:
+    """The ``ModelInferResponse`` of a response, its tensors as bytes."""
+    arrays = [response.arrays[spec.name] for spec in response.outputs]
     tensor = pb.ModelInferResponse.InferOutputTensor
     return pb.ModelInferResponse(
-        model_name=answer.model.name,
-        model_version=answer.model.version,
+        model_name=response.model.name,
+        model_version=response.model.version,
         id=identity,
         outputs=[
             tensor(name=spec.name, datatype=spec.datatype, shape=array.shape)
-            for spec, array in zip(answer.outputs, arrays, strict=True)
+            for spec, array in zip(response.outputs, arrays, strict=True)
         ],
         raw_output_contents=[write_binary(array) for array in arrays],
     )
@@ -168,7 +168,7 @@ def _inputs(message: Any, raw: Sequence[bytes | memoryview]) -> dict[str, Array]
     for number, tensor in enumerate(message.inputs):
         name = tensor.name
         if name in found:
-            raise InvalidRequestError(f"input {name!r} is there twice")
+            raise InvalidRequestError(f"duplicate input {name!r}")
         if tensor.parameters:
             check_supported(plain(tensor.parameters))
         if not raw:
@@ -187,8 +187,7 @@ def _outputs(message: Any) -> tuple[list[str] | None, dict[str, int]]:
         if output.parameters and (count := class_count(output.name, plain(output.parameters))):
             classes[output.name] = count
         names.append(output.name)
-    if len(set(names)) != len(names):
-        raise InvalidRequestError("an output is asked for twice")
+    check_distinct(names)
     return names or None, classes
 
 

@@ -27,7 +27,7 @@ class Gate:
 
     Attributes:
         closed: whether new calls are refused.
-        active: calls that have not ended; their answers were not sent.
+        active: calls that have not ended; their responses were not sent.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Gate:
         self._last = self._closed_at = time.monotonic()
 
     async def emptied(self, grace: float) -> None:
-        """Wait until the last answer was sent and no call is on its way, or for ``grace`` seconds.
+        """Wait until the last response was sent and no call is on its way, or for ``grace`` seconds.
 
         Calls that came in the last moments are refused after :meth:`release`.
         """

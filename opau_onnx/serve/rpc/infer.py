@@ -22,7 +22,7 @@ from opau_onnx.serve.rpc.codec import decode, encode, parse_request
 from opau_onnx.serve.rpc.errors import fail, status
 from opau_onnx.serve.rpc.gate import Gate
 from opau_onnx.serve.rpc.reception import Reception
-from opau_onnx.serve.service import Answer, Service
+from opau_onnx.serve.service import Response, Service
 
 if TYPE_CHECKING:
     from opau_onnx.serve.tracing import Tracer
@@ -57,7 +57,7 @@ class Infer:
         box = [raw]
         del raw  # an exception that ends the call would keep it
         try:
-            return await self._answer(box, context)
+            return await self._response(box, context)
         except Exception as error:
             await fail(context, error)
 
@@ -71,7 +71,7 @@ class Infer:
             except RequestError as error:
                 self._service.refuse("", error.kind, started)
                 raise
-            await context.write(await self._answer(box, context))
+            await context.write(await self._response(box, context))
         except Exception as error:
             await fail(context, error)
 
@@ -96,15 +96,15 @@ class Infer:
     async def stream(self, requests: Any, context: Any) -> None:
         """Answer the requests of a stream, in their order; many of them are in the queue at the same time."""
         self._gate.enter(context)
-        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
+        responses: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
         slots = asyncio.Semaphore(STREAM_DEPTH)
         running: set[asyncio.Task[Any]] = set()
-        reader = asyncio.get_running_loop().create_task(self._read(context, answers, slots, running))
+        reader = asyncio.get_running_loop().create_task(self._read(context, responses, slots, running))
         self._readers.add(reader)
         if self._gate.closed:
             reader.cancel()
         try:
-            while (task := await answers.get()) is not None:
+            while (task := await responses.get()) is not None:
                 await context.write(await task)
                 slots.release()
             await asyncio.wait([reader])
@@ -113,7 +113,7 @@ class Infer:
             for task in (reader, *running):
                 task.cancel()
         if reader.cancelled():
-            await fail(context, UnavailableError("the server is going down; what it had read was answered"))
+            await fail(context, UnavailableError("the server is shutting down; what it had read was answered"))
         reader.result()
 
     def end_streams(self) -> None:
@@ -124,7 +124,7 @@ class Infer:
     async def _read(
         self,
         context: Any,
-        answers: asyncio.Queue[asyncio.Task[Any] | None],
+        responses: asyncio.Queue[asyncio.Task[Any] | None],
         slots: asyncio.Semaphore,
         running: set[asyncio.Task[Any]],
     ) -> None:
@@ -137,22 +137,22 @@ class Infer:
                 task = asyncio.get_running_loop().create_task(self._streamed(raw, context))
                 running.add(task)
                 task.add_done_callback(running.discard)
-                answers.put_nowait(task)
+                responses.put_nowait(task)
         finally:
-            answers.put_nowait(None)
+            responses.put_nowait(None)
 
     async def _streamed(self, raw: bytes, context: Any) -> Any:
         """The ``ModelStreamInferResponse`` to a request; an error ends that request alone."""
         try:
-            answer = await self._answer([raw], context)
-            answer.parameters["triton_final_response"].bool_param = True  # each request has one answer
-            return pb.ModelStreamInferResponse(infer_response=answer)
+            response = await self._response([raw], context)
+            response.parameters["triton_final_response"].bool_param = True  # each request has one response
+            return pb.ModelStreamInferResponse(infer_response=response)
         except Exception as error:
             code, message = status(error)
             return pb.ModelStreamInferResponse(error_message=f"[{code.name}] {message}")
 
-    async def _answer(self, raw: list[bytes], context: Any) -> Any:
-        """The answer to the message in a list of one, which is taken out of it."""
+    async def _response(self, raw: list[bytes], context: Any) -> Any:
+        """The response to the message in a list of one, which is taken out of it."""
         started = time.perf_counter_ns()
         message = request = None
         limit = self._service.settings.server.max_json_bytes
@@ -164,8 +164,8 @@ class Infer:
                 _check_typed(whole, limit)
                 request = decode(whole, tensors, _remaining_us(context), started)
                 del whole, tensors  # while it waits, only its tensors are kept, which may look into its bytes
-                answer = await self._service.infer(request)
-                response = encode(answer, message.id)
+                response = await self._service.infer(request)
+                encoded = encode(response, message.id)
         except RequestError as error:
             if request is None:  # the service counts what was submitted to it
                 self._service.refuse(message.model_name if message is not None else "", error.kind, started)
@@ -174,10 +174,10 @@ class Infer:
         except asyncio.CancelledError:
             self._tell(context, message, started, CancelledError("the client went away"))
             raise
-        self._tell(context, message, started, answer)
-        return response
+        self._tell(context, message, started, response)
+        return encoded
 
-    def _tell(self, context: Any, message: Any, started: int, outcome: Answer | RequestError) -> None:
+    def _tell(self, context: Any, message: Any, started: int, outcome: Response | RequestError) -> None:
         about = message if message is not None else pb.ModelInferRequest()
         metadata = dict(context.invocation_metadata()) if self._traced else {}
         self._observer.ended("grpc", metadata, about.model_name, about.model_version, started, outcome, about.id)

@@ -50,7 +50,7 @@ class Methods:
         self._open = frozenset((*map(_address, OPEN), *more))
         self._handlers = {_address(method.name): _handler(method, gate, infer, control) for method in SERVICE.methods} | more
         self._admin = frozenset(_address(name) for name in ADMIN)
-        self._late = _refusing(UnavailableError("the server is going down"), gate)
+        self._late = _refusing(UnavailableError("the server is shutting down"), gate)
         self._infer, self._one_by_one = infer, _one_by_one(infer)
 
     def service(self, details: Any) -> Any:
@@ -108,11 +108,11 @@ def _one_by_one(infer: Infer) -> Any:
 
 
 def _unary(gate: Gate, call: Call, request: Any, response: Any) -> Any:
-    async def answer(raw: bytes, context: Any) -> Any:
+    async def handle(raw: bytes, context: Any) -> Any:
         gate.enter(context)
         try:
             return await call(parse(request, raw), context)
         except Exception as error:
             await fail(context, error)
 
-    return grpc.unary_unary_rpc_method_handler(answer, None, response.SerializeToString)
+    return grpc.unary_unary_rpc_method_handler(handle, None, response.SerializeToString)
