@@ -97,6 +97,14 @@ def test_heavy_imports_come_late(program: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("module", ["nn", "io.source", "collapse.api", "verify.api", "plot.subjects"])
+def test_torch_dynamo_comes_late(module: str) -> None:
+    """It takes as long as torch itself, and nothing but torch.compile and torch.export needs it."""
+    check = f"import sys, opau_onnx.{module}\nassert 'torch' in sys.modules and 'torch._dynamo' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("given", [None, "0"])
 @pytest.mark.parametrize("how", ["import opau_onnx; opau_onnx.create_session", "import opau_onnx.cli.serve"])
 def test_telemetry_is_off_before_onnxruntime_loads(how: str, given: str | None) -> None:

@@ -327,7 +327,8 @@ def _unwrapped(model: Any) -> Any:
     while True:
         if isinstance(model, torch.jit.ScriptModule):
             raise ExportError("cannot export a TorchScript module; give the torch.nn.Module that it was made from")
-        if isinstance(model, torch._dynamo.OptimizedModule):
+        dynamo = sys.modules.get("torch._dynamo")  # slow to load, and there where something was compiled
+        if dynamo is not None and isinstance(model, dynamo.OptimizedModule):
             model = model._orig_mod
         elif isinstance(model, wrappers):
             model = model.module

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -177,20 +178,32 @@ class _Diverting(TorchFunctionMode):
 _DIVERTED: set[Any] = {*FUNCTIONS, functional.tanh, torch.tanh, Tensor.tanh, functional.sigmoid, torch.sigmoid, Tensor.sigmoid}
 
 
-class _Begin:
+class _Hook:
+    """A hook that torch.compile does not look into. The first one loads torch._dynamo, which takes as long as torch does."""
+
+    def __new__(cls) -> Self:
+        kind: Any = cls
+        _hide(kind)
+        return super().__new__(cls)
+
+
+@cache
+def _hide(kind: Any) -> None:
+    kind.__call__ = torch.compiler.disable(kind.__call__)  # type: ignore[no-untyped-call]
+
+
+class _Begin(_Hook):
     """Hook before a model's forward."""
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         mode = _Diverting()
         mode.__enter__()  # type: ignore[no-untyped-call]
         vars(module).setdefault("_learned_calls_modes", []).append(mode)
 
 
-class _End:
+class _End(_Hook):
     """Hook after a model's forward, also where it raised."""
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, module: nn.Module, args: Any, result: Any) -> None:
         modes = vars(module).get("_learned_calls_modes")
         if modes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 import opau_onnx
 from opau_onnx.errors import ReplacementError
-from opau_onnx.nn import HP1, Calls, replace_calls
+from opau_onnx.nn import HP1, Calls, calls, replace_calls
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
@@ -134,6 +136,17 @@ def test_errors_in_the_model_leave_no_trace() -> None:
     with pytest.raises(RuntimeError):
         model(torch.randn(3, 5))
     assert torch._C._len_torch_function_stack() == 0
+
+
+def test_unpickled_hooks_are_hidden_from_torch_compile(tmp_path: Path) -> None:
+    """In a process that never swapped a call, too."""
+    torch.save([calls._Begin(), calls._End()], tmp_path / "hooks.pt")
+    check = f"""
+import torch
+hooks = torch.load({str(tmp_path / "hooks.pt")!r}, weights_only=False)
+assert all(type(hook).__call__._torchdynamo_disable for hook in hooks)
+"""
+    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 @pytest.mark.filterwarnings("ignore")
