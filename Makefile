@@ -14,7 +14,7 @@ NPM_STAMP := $(PORTABILITY)/node_modules/.package-lock.json
 # From PyPI where the system has none.
 CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
 
-.PHONY: demo test lint docs portability sweep bench gpu kernels library env clean
+.PHONY: demo test test-oldest test-newest lint docs portability sweep bench gpu kernels library env clean
 
 env: $(STAMP)
 
@@ -67,6 +67,17 @@ $(NPM_STAMP): $(PORTABILITY)/package.json $(PORTABILITY)/package-lock.json
 sweep: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
 
+# The suite with the oldest versions that pyproject.toml allows, and with the newest there are, in environments of their own. By
+# hand: PyTorch as the registry has it brings CUDA's libraries, several GB.
+test-oldest test-newest: test-%:
+	mkdir -p out
+	$(if $(filter oldest,$*),$(PYTHON) scripts/lower_bounds.py,echo "# none") > out/constraints-$*.txt
+	test -x $(VENV)-$*/bin/python || $(PYTHON) -m venv $(VENV)-$*
+	$(BUILD)="OPAU_CUDA=OFF" $(VENV)-$*/bin/pip install --quiet --disable-pip-version-check --upgrade -c out/constraints-$*.txt -e '.[dev]'
+	$(VENV)-$*/bin/pip install --quiet --disable-pip-version-check --no-deps rational-activations
+	$(VENV)-$*/bin/pip list --format=freeze > out/versions-$*.txt
+	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest -n $(JOBS) -m "not slow and not portability"
+
 # The CUDA kernels for every architecture that a release holds, and the tests that read their machine code.
 kernels:
 	$(MAKE) library PRESET=cuda
@@ -92,4 +103,4 @@ library: env
 	$(CMAKE) --install build/$(PRESET) --prefix "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:
-	rm -rf $(VENV) out build *.egg-info $(PORTABILITY)/node_modules
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest out build *.egg-info $(PORTABILITY)/node_modules
