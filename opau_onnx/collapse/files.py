@@ -15,7 +15,7 @@ from opau_onnx.compare.batches import random_batches
 from opau_onnx.compare.examples import file_runs
 from opau_onnx.compare.file_reference import FileReference
 from opau_onnx.compare.loop import compare_batches
-from opau_onnx.compare.opening import open_runtime
+from opau_onnx.compare.opening import LateRuntime
 from opau_onnx.compare.sizes import size_batches
 from opau_onnx.compare.tensors import Comparison
 from opau_onnx.config import ToleranceConfig
@@ -32,7 +32,7 @@ def compare_files(
     """
     model = ir.load(before)
     reference = FileReference(before, inputs, config.seed)
-    collapsed = open_runtime(after, inputs)
+    collapsed = LateRuntime(after)
     names = [str(v.name) for v in model.graph.outputs]
     axes = open_axes(model)
     sizes = size_batches(inputs, axes, config.seed, file_runs(reference.runtime))

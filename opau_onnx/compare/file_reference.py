@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from opau_onnx.compare import policies
 from opau_onnx.compare.opening import open_model, open_runtime
-from opau_onnx.compare.references import Expected, Reference, moves_of, refuse_nan
+from opau_onnx.compare.references import AT_ONCE, Expected, Reference, moves_of, refuse_nan
 from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF
 from opau_onnx.graph.dtypes import NAMES, coarsest
@@ -40,41 +42,78 @@ class FileReference(Reference):
         self.kind = "float32" if exact else max(own, kind or own, key=UNIT_ROUNDOFF.__getitem__)
         self.scale = UNIT_ROUNDOFF[self.kind] / UNIT_ROUNDOFF[own]
         self.dtypes = [DTYPES.get(NAMES.get(v.dtype, "")) for v in model.graph.inputs]
+        self.path, self.seed, self.examples = path, seed, tuple(inputs)
         self.runtime = runtime or open_runtime(path, inputs)
-        draws = 0 if exact else policies.NUDGES
-        self.moved = [open_model(_nudged(path, seed + n), inputs) for n in range(draws)]
+        self.draws = 0 if exact else policies.NUDGES
         self.description = f"the original file, {self.runtime.description}"
 
     def expect(self, inputs: Sequence[Tensor], known: Sequence[Expected] = ()) -> list[Expected]:
         """See :meth:`Reference.expect`."""
-        inputs = [x if kind is None else x.to(kind) for x, kind in zip(inputs, self.dtypes, strict=True)]
-        results = self.runtime.run(inputs)
-        self.floating = [str(np.asarray(v).dtype) in UNIT_ROUNDOFF for v in results]
-        expected = [np.asarray(v, dtype=np.float64) for v in results]
-        if self.moved:
-            refuse_nan("the original file", inputs, expected)
-        others = [runtime.run([_nudge_tensor(x, n) for x in inputs]) for n, runtime in enumerate(self.moved)]
+        return next(iter(self.expect_all([("the inputs", inputs)])))
+
+    def expect_all(self, batches: Iterable[tuple[str, Sequence[Tensor]]]) -> Iterator[list[Expected]]:
+        """See :meth:`Reference.expect_all`; a nudged file is open while it runs many batches, one after the other."""
+        group, size = list[_Measured](), 0
+        for _, inputs in batches:
+            cast = [x if kind is None else x.to(kind) for x, kind in zip(inputs, self.dtypes, strict=True)]
+            results = [np.asarray(v) for v in self.runtime.run(cast)]
+            values = [np.asarray(v, dtype=np.float64) for v in results]
+            if self.draws:
+                refuse_nan("the original file", cast, values)
+            kinds = [self.kind if str(v.dtype) in UNIT_ROUNDOFF else "" for v in results]
+            group.append(_Measured(cast, values, kinds, [np.zeros(v.shape) for v in values]))
+            size += sum(v.size for v in values)
+            if size > AT_ONCE:
+                yield from self._finish(group)
+                group, size = [], 0
+        yield from self._finish(group)
+
+    def _finish(self, group: Sequence[_Measured]) -> list[list[Expected]]:
+        for n in range(self.draws if group else 0):
+            runtime = open_model(_nudged(self.path, self.seed + n), self.examples)
+            for batch in group:
+                others = runtime.run([_nudge_tensor(x, n) for x in batch.inputs])
+                for moves, want, other in zip(batch.moves, batch.values, others, strict=True):
+                    moved = moves_of(torch.from_numpy(want), [torch.from_numpy(np.asarray(other, dtype=np.float64))])
+                    np.maximum(moves, moved, out=moves)
+            del runtime  # before the next one
+        return [self._expected(batch) for batch in group]
+
+    def _expected(self, batch: _Measured) -> list[Expected]:
         found = []
-        for i, want in enumerate(expected):
-            if not others:
+        for want, kind, moves in zip(batch.values, batch.kinds, batch.moves, strict=True):
+            if not self.draws:
                 found.append(Expected(want, None, policies.EXACT))
                 continue
-            moves = moves_of(torch.from_numpy(want), [torch.from_numpy(np.asarray(o[i], dtype=np.float64)) for o in others])
-            kind = self.kind if self.floating[i] else ""
             tolerance = policies.measured(moves * self.scale, kind, want, few=True)
             found.append(Expected(want, None, tolerance, policies.undecided(moves, kind)))
         return found
 
 
+@dataclass
+class _Measured:
+    """One batch: inputs in the file's dtypes, outputs in float64 and their dtypes, and how far roundings moved each."""
+
+    inputs: list[Tensor]
+    values: list[Any]
+    kinds: list[str]
+    moves: list[Any]
+
+
 def _nudged(path: Path, seed: int) -> ir.Model:
-    """The model with every stored number moved by a rounding of its dtype."""
+    """The model with every stored number moved by a rounding of its dtype, each tensor when it is written."""
     model = ir.load(path)
-    rng = np.random.default_rng(seed)
-    for value in model.graph.initializers.values():
+    for i, value in enumerate(model.graph.initializers.values()):
         if value.const_value is not None and value.dtype in NAMES:
-            numbers = policies.nudge(np.array(value.const_value.numpy()), NAMES[value.dtype], rng)
-            value.const_value = ir.tensor(numbers, name=value.name)
+            value.const_value = _late(value.const_value, NAMES[value.dtype], [seed, i], str(value.name))
     return model
+
+
+def _late(tensor: ir.TensorProtocol, kind: str, seed: list[int], name: str) -> ir.LazyTensor:
+    def nudged() -> ir.TensorProtocol:
+        return ir.tensor(policies.nudge(tensor.numpy(), kind, np.random.default_rng(seed)), name=name)
+
+    return ir.LazyTensor(nudged, tensor.dtype, ir.Shape(tensor.shape), name=name)
 
 
 def _nudge_tensor(x: Tensor, seed: int) -> Tensor:

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from opau_onnx.compare import policies
 from opau_onnx.nn.casting import cast_model
 
-CHUNK = 1 << 20
-"""Numbers that are moved at once: what a draw needs in memory besides the weights."""
-
 
 class NudgedModel:
     """A copy of a model whose weights can be moved by roundings of float32 and put back.
@@ -65,8 +62,8 @@ def nudge_(values: Tensor, rng: np.random.Generator) -> None:
     """Move floating values by a rounding of float32 in place, a chunk at a time."""
     rounded = values.dtype == torch.float32  # where a smaller move would be rounded away
     flat = values.view(-1) if values.is_contiguous() else values.reshape(-1)
-    for start in range(0, flat.numel(), CHUNK):
-        part = flat[start : start + CHUNK]
+    for start in range(0, flat.numel(), policies.CHUNK):
+        part = flat[start : start + policies.CHUNK]
         part.copy_(torch.from_numpy(policies.nudge(part.numpy(force=True), "float32", rng, rounded=rounded)))
     if flat.data_ptr() != values.data_ptr():
         values.copy_(flat.view(values.shape))

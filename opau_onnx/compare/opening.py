@@ -15,6 +15,10 @@ from opau_onnx.compare.runtime import Runtime
 from opau_onnx.compare.runtimes.reference import Reference
 from opau_onnx.compare.sessions import OnnxRuntime
 from opau_onnx.errors import ValidationError
+from opau_onnx.graph.save import weight_bytes
+
+IN_ONE_FILE = 2**26
+"""Bytes of weights beyond which they stand beside the file, where onnxruntime maps them instead of copying them."""
 
 
 def open_runtime(path: Path, inputs: Sequence[torch.Tensor]) -> Runtime:
@@ -74,5 +78,5 @@ def open_model(model: ir.Model, inputs: Sequence[torch.Tensor]) -> Runtime:
     """:func:`open_runtime` of a model in memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        path.write_bytes(ir.to_proto(model).SerializeToString())
+        ir.save(model, path, external_data="model.onnx.data" if weight_bytes(model) > IN_ONE_FILE else None)
         return open_runtime(path, inputs)

@@ -42,6 +42,8 @@ NUDGES = 2
 """Draws of nudged weights and inputs: one alone may be lucky, where a model passes all it knows through a single mean."""
 FLOAT32_NUDGES = 6
 """The same where nothing but float32 can be run."""
+CHUNK = 1 << 20
+"""Numbers that are nudged at once, which takes several times their memory."""
 KIN = {"float64": 1e3, "float32": 1e3, "float16": 64.0, "bfloat16": 16.0}
 """How many times as far another element may have moved to count for this one: few, so that the tolerance stays below the
 element, and enough for the luck of three draws."""
@@ -165,12 +167,21 @@ def nudge(values: Any, kind: str, rng: np.random.Generator, *, rounded: bool = T
         rng: draws the moves.
         rounded: take a whole unit in the last place of float32 for every other number, where the move would be rounded away.
     """
-    wide = np.asarray(values).astype(np.float64)
+    values = np.asarray(values)
+    flat, found = values.reshape(-1), np.empty(values.size, dtype=values.dtype)
+    for start in range(0, values.size, CHUNK):
+        part = slice(start, start + CHUNK)
+        found[part] = _nudged(flat[part], kind, rng, rounded=rounded)
+    return found.reshape(values.shape)
+
+
+def _nudged(values: Any, kind: str, rng: np.random.Generator, *, rounded: bool) -> Any:
+    wide = values.astype(np.float64)
     moved = wide * (1 + UNIT_ROUNDOFF[kind] * rng.uniform(-1, 1, wide.shape))
     if rounded and kind == "float32":
         step = np.nextafter(wide.astype(np.float32), np.float32(np.inf))
         moved = np.where(rng.random(wide.shape) < 0.5, moved, step)
-    return np.where(wide == np.round(wide), wide, moved).astype(np.asarray(values).dtype)
+    return np.where(wide == np.round(wide), wide, moved).astype(values.dtype)
 
 
 def rounding_bound(known: oracle.Evaluation, dtype: str) -> Any:

@@ -16,6 +16,9 @@ from opau_onnx.errors import NotComparableError, ValidationError
 from opau_onnx.nn.casting import cast_inputs, dtype_name
 from opau_onnx.nn.copying import copy_module
 
+AT_ONCE = 1 << 24
+"""Numbers in the outputs of the batches that are measured together, with the same moved weights."""
+
 
 class Expected(NamedTuple):
     """One output on one batch.

@@ -37,8 +37,8 @@ class Comparison(Reported):
             expected value, for a model's output at its largest value.
         worst_index: where the largest share of the tolerance is used up.
         expected, actual: the values there.
-        atol, rtol: the tolerance, abs(actual - expected) <= atol + rtol * abs(expected); atol is its largest value where
-            it differs between elements.
+        atol, rtol: the tolerance, abs(actual - expected) <= atol + rtol * abs(expected); atol is that
+            of the worst element.
         tolerance_used: the largest share of the tolerance that is used; up to 1 is equal.
         equal: the verdict.
     """
@@ -113,12 +113,17 @@ def compare(
         used = np.where(np.isnan(want) != np.isnan(got), np.inf, used)
         at = np.where(np.isfinite(want), want, 0.0) if ulp_at is None else np.full_like(want, ulp_at)
         ulp = np.where(difference == 0, 0.0, difference / spacing(at, dtype))
-    if not want.size:
-        limit = np.zeros(())
     worst = tuple(int(i) for i in np.unravel_index(int(np.argmax(used)), used.shape)) if want.size else ()
     needed = float(used[worst]) if want.size else 0.0
     first, second = (float(v[worst]) if want.size else np.nan for v in (want, got))
     return Comparison(
         name, dtype, want.size, _largest(difference, usual), _largest(ulp, well_conditioned), worst, first, second,
-        float(np.max(limit[np.isfinite(limit)], initial=0.0)), rtol, needed, needed <= 1.0,
+        _at(atol, want.shape, worst) if want.size else 0.0, rtol, needed, needed <= 1.0,
     )  # fmt: skip
+
+
+def _at(atol: Any, shape: tuple[int, ...], worst: tuple[int, ...]) -> float:
+    """The tolerance of the worst element; the largest finite one where anything would do there."""
+    values = np.broadcast_to(np.asarray(atol, dtype=np.float64), shape)
+    at = float(values[worst])
+    return at if np.isfinite(at) else float(np.max(values, initial=0.0, where=np.isfinite(values)))

@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 from opau_onnx.compare import policies
 from opau_onnx.compare.nudging import NudgedModel, nudged
-from opau_onnx.compare.references import Expected, Reference, flatten, moves_of, refuse_nan
+from opau_onnx.compare.references import AT_ONCE, Expected, Reference, flatten, moves_of, refuse_nan
 from opau_onnx.compare.tensors import UNIT_ROUNDOFF
 from opau_onnx.errors import NotComparableError, ValidationError
 from opau_onnx.nn.casting import cast_inputs, cast_model, dtype_name
-
-AT_ONCE = 1 << 24
-"""Numbers in the outputs of the batches that are measured together, with the same moved weights."""
 
 
 @dataclass

@@ -76,3 +76,11 @@ def test_the_grid_is_hard(dtype: torch.dtype) -> None:
     assert x[x > 0].min() <= info.smallest_normal * 1.01
     dense = x[x.abs() <= DENSE]
     assert len(dense) >= 4801
+
+
+def test_the_tolerance_that_is_reported_is_that_of_the_worst_element() -> None:
+    """Not the largest, which an element of another magnitude may have: 1e33 beside an error of 1e-6 says nothing."""
+    found = compare("y", [1.0, 1e30], [1.5, 1e30], "float32", atol=np.array([1.0, 1e25]))
+    assert (found.atol, found.worst_index, found.tolerance_used) == (1.0, (0,), 0.5)
+    anything = compare("y", [1.0, np.inf], [1.0, 2.0], "float32", atol=np.array([0.5, np.inf]))
+    assert anything.atol == 0.5

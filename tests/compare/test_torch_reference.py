@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from opau_onnx.compare import nudging, policies, torch_reference
+from opau_onnx.compare import policies, torch_reference
 from opau_onnx.compare.nudging import NudgedModel, nudge_
 from opau_onnx.compare.torch_reference import TorchReference
 from opau_onnx.errors import ValidationError
@@ -37,7 +37,7 @@ def test_nudges_leave_whole_numbers_alone() -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_every_number_is_moved_whatever_the_chunks_and_the_layout(monkeypatch: pytest.MonkeyPatch, layout: Any) -> None:
-    monkeypatch.setattr(nudging, "CHUNK", 7)
+    monkeypatch.setattr(policies, "CHUNK", 7)
     values = (torch.rand(2, 3, 4, 5, dtype=torch.float64) + 0.1).to(memory_format=layout)
     moved = values.clone(memory_format=torch.preserve_format)
     nudge_(moved, np.random.default_rng(0))
