@@ -80,6 +80,7 @@ def test_classes_as_json(server: Run) -> None:
     [
         ([1.0, np.nan, np.inf, -np.inf], ["inf:2", "1.000000:0", "-inf:3", "nan:1"]),
         (np.array([0, 2**64 - 1, 5], np.uint64), ["18446744073709551615:1", "5:2", "0:0"]),
+        (np.array([2**64 - 2, 2**64 - 1], np.uint64), ["18446744073709551615:1", "18446744073709551614:0"]),
         (np.array([-128, 127, -1], np.int8), ["127:1", "-1:2", "-128:0"]),
         (np.array([False, True, True]), ["1:1", "1:2", "0:0"]),
     ],
@@ -87,6 +88,13 @@ def test_classes_as_json(server: Run) -> None:
 def test_order(values: Any, expected: list[str]) -> None:
     found = top_classes(np.asarray(values), 9, batched=False)
     assert [one.decode() for one in found] == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_of_equal_values_the_first_comes_first(dtype: Any) -> None:
+    values = np.tile([1, 2], 500).astype(dtype)
+    found = [int(one.rpartition(b":")[2]) for one in top_classes(values, 1000, batched=False)]
+    assert found == [*range(1, 1000, 2), *range(0, 1000, 2)]
 
 
 def test_bytes_have_their_length_before_them() -> None:

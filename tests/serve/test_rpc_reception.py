@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine
@@ -305,6 +306,26 @@ def test_a_call_without_a_request(server: Run) -> None:
         release.append(True)
         for one in stalled:
             one.cancel()
+
+
+def test_a_request_that_does_not_come_ends_at_the_deadline(running: Running, tables: dict[str, Any]) -> None:
+    limits = {"max_request_bytes": 500_000, "max_pending_bytes": 1_000_000, "request_timeout_s": 0.3}
+    server = running({"linear": tables["linear"]}, http_port=-1, **limits)
+    over = threading.Event()
+
+    def nothing() -> Any:
+        over.wait(30)
+        yield from ()
+
+    with grpc.insecure_channel(server.grpc) as channel:
+        method = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        stalled = [method.future(nothing(), timeout=20) for _ in range(2)]
+        found = [one.exception(20) for one in stalled[1:]]  # the first has the cheap place, which has no limit but its client's
+        assert "deadline exceeded: the request was not complete" in str(found[0])
+        assert server.service.refused == {"deadline": 1}
+        over.set()
+        stalled[0].cancel()
+    server.stop()
 
 
 def test_inputs_are_freed_when_the_request_has_ended() -> None:
