@@ -89,16 +89,22 @@ def fit(
     Raises:
         SpecError: an unknown name, an empty interval, or a target that is not finite on the interval.
     """
-    low, high = (float(v) for v in interval)
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise SpecError(f"interval is {interval!r}; expected two finite numbers (low, high) with low < high")
-    if isinstance(target, str) and target not in TARGETS:
-        raise SpecError(f"unknown target {target!r}; expected a callable or one of {', '.join(TARGETS)}")
+    low, high = check(target, interval)
     for name, weight in (("tail_weight", tail_weight), ("growth_weight", growth_weight)):
         if not (np.isfinite(weight) and weight >= 0):
             raise SpecError(f"{name} is {weight!r}; expected a finite number of at least 0")
     weights = float(tail_weight), float(growth_weight)
     return _fit(target, config.basis, config.form, config.degrees, low, high, weights)
+
+
+def check(target: str | Callable[[Any], Any], interval: tuple[float, float]) -> tuple[float, float]:
+    """(low, high) of what :func:`fit` takes; raises as it does for names and intervals."""
+    low, high = (float(v) for v in interval)
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise SpecError(f"interval is {interval!r}; expected two finite numbers (low, high) with low < high")
+    if isinstance(target, str) and target not in TARGETS:
+        raise SpecError(f"unknown target {target!r}; expected a callable or one of {', '.join(TARGETS)}")
+    return low, high
 
 
 @lru_cache(maxsize=512)

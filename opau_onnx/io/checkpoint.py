@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from opau_onnx.errors import LoadError
 from opau_onnx.io.atomic import replacing
 from opau_onnx.nn import OrthogonalPade, loading
+from opau_onnx.nn.modules import unfitted
 
 FORMAT = "opau_onnx.checkpoint/1"
 
@@ -86,7 +87,8 @@ def build(content: dict[str, Any], path: Path) -> tuple[nn.Module, Tensor]:
     if not (isinstance(architecture, str) and isinstance(arguments, dict) and isinstance(example, Tensor)):
         raise LoadError(f"{path} is a checkpoint whose architecture, arguments or example_input is not of the right kind")
     try:
-        model = models.create(architecture, **arguments)
+        with unfitted():
+            model = models.create(architecture, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise LoadError(f"{path}: {architecture} cannot be made with {arguments}: {error}") from None
     load_weights(model, content["state_dict"], path)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from opau_onnx.core import state
-from opau_onnx.core.fitting import Fit, fit
+from opau_onnx.core.fitting import Fit, check, fit
 from opau_onnx.core.spec import PAU_FORMS, Config
 from opau_onnx.errors import SpecError
 from opau_onnx.nn import loading
 from opau_onnx.nn.loading import like
 from opau_onnx.nn.ops import orthogonal_pade
+
+_UNFITTED: ContextVar[bool] = ContextVar("_UNFITTED", default=False)
+
+
+@contextmanager
+def unfitted() -> Iterator[None]:
+    """Within it activations are made for a state_dict: of zeros, and fitted when somebody asks what they started from.
+
+    A fit takes half a second, and the coefficients are overwritten.
+    """
+    before = _UNFITTED.set(True)
+    try:
+        yield
+    finally:
+        _UNFITTED.reset(before)
 
 
 class OrthogonalPade(nn.Module):
@@ -70,15 +87,36 @@ class OrthogonalPade(nn.Module):
     ) -> None:
         super().__init__()
         self.config = Config(basis, form, degrees, groups, axis)
-        found = fit(init, self.config, interval)
-        name = init if isinstance(init, str) else getattr(init, "__name__", type(init).__name__)
-        self.target = name
-        self._start = f"{name} on [{interval[0]:g}, {interval[1]:g}], {_said(found)}"
+        self.target = init if isinstance(init, str) else getattr(init, "__name__", type(init).__name__)
+        self._interval = check(init, interval)
+        self._late = _UNFITTED.get() and isinstance(init, str)
+        if self._late:
+            numerator, denominator = ([0.0] * n for n in (self.config.numerator_size, self.config.denominator_size))
+        else:
+            numerator, denominator = self._settle(fit(init, self.config, interval))
         options = {"device": device, "dtype": dtype or torch.get_default_dtype()}
-        self._hold("numerator", self._rows(found.numerator, shared_numerator, options))
-        self._hold("denominator", self._rows(found.denominator, False, options))
-        self.fit: Fit | None = found
-        self._initial: tuple[list[Any], list[Any]] | None = list(found.numerator), list(found.denominator)
+        self._hold("numerator", self._rows(numerator, shared_numerator, options))
+        self._hold("denominator", self._rows(denominator, False, options))
+
+    def _settle(self, found: Fit) -> tuple[list[Any], list[Any]]:
+        low, high = self._interval
+        self._start = f"{self.target} on [{low:g}, {high:g}], {_said(found)}"
+        self._fit: Fit | None = found
+        self._late = False
+        values = list(found.numerator), list(found.denominator)
+        self._initial: tuple[list[Any], list[Any]] | None = values
+        return values
+
+    def _fit_now(self) -> None:
+        """Fit what :func:`unfitted` put off."""
+        if self._late:
+            self._settle(fit(self.target, self.config, self._interval))
+
+    @property
+    def fit(self) -> Fit | None:
+        """See the class."""
+        self._fit_now()
+        return self._fit
 
     @classmethod
     def from_coefficients(
@@ -100,7 +138,7 @@ class OrthogonalPade(nn.Module):
         config.check_coefficients(tuple(c.shape), tuple(d.shape))
         module = OrthogonalPade.__new__(OrthogonalPade)
         nn.Module.__init__(module)
-        module.config, module._start, module.fit, module.target = config, "given coefficients", None, ""
+        module.config, module._start, module._fit, module.target, module._late = config, "given coefficients", None, "", False
         module._hold("numerator", c)
         module._hold("denominator", d)
         module._initial = None if c.is_meta or d.is_meta else (c.tolist(), d.tolist())
@@ -133,6 +171,7 @@ class OrthogonalPade(nn.Module):
         """
         if nn.utils.parametrize.is_parametrized(self):
             raise SpecError("the coefficients are parametrized: set the parameters that they are computed from")
+        self._fit_now()
         if self._initial is None:
             raise SpecError("the coefficients were given without values, on the meta device; load them from a state_dict")
         with torch.no_grad():
@@ -164,6 +203,7 @@ class OrthogonalPade(nn.Module):
 
     def extra_repr(self) -> str:
         """The module's function and its start."""
+        self._fit_now()
         return f"{self.config}, init: {self._start}"
 
     def to_float32_at_least(self) -> Self:

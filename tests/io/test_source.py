@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from opau_onnx import models
-from opau_onnx.errors import LoadError
+from opau_onnx.errors import LoadError, SpecError
 from opau_onnx.io.atomic import replacing
 from opau_onnx.io.checkpoint import save_checkpoint
 from opau_onnx.io.source import load, sha256
-from opau_onnx.nn import HP1
+from opau_onnx.nn import HP1, modules
 
 
 def build() -> nn.Module:
@@ -205,3 +206,30 @@ def test_replacing_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     with pytest.raises(OSError), replacing(tmp_path / "nowhere" / "file"):  # noqa: PT011 (any of them)
         pass
+
+
+def test_a_checkpoint_is_not_fitted_before_its_coefficients_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fit takes longer than reading it, and is overwritten; asked for, it is what a new module starts from."""
+    asked = []
+    known = modules.fit
+
+    def watched(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return known(*arguments)
+
+    monkeypatch.setattr(modules, "fit", watched)
+    model = copy.deepcopy(load(models.path("lenet_hp1")).model)
+    assert not asked
+    found, new = next(m for m in model.modules() if isinstance(m, HP1)), HP1()
+    assert found.numerator.abs().max() > 0
+    assert repr(found) == repr(new)
+    assert found.fit == new.fit
+    found.reset_parameters()
+    assert torch.equal(found.numerator, new.numerator)
+    assert not hasattr(found, "nothing")
+
+
+@pytest.mark.parametrize("wrong", [{"init": "nothing"}, {"interval": (3.0, -3.0)}])
+def test_wrong_arguments_are_told_without_a_fit(wrong: dict[str, Any]) -> None:
+    with modules.unfitted(), pytest.raises(SpecError, match="expected"):
+        HP1(**wrong)
