@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,17 @@ def attack(calls: int, connections: int, rounds: int, size: int) -> Counter[str]
     return ended
 
 
+def wait(ask: Callable[..., object]) -> None:
+    """Until the server answers."""
+    for _ in range(600):
+        try:
+            ask(request(4), timeout=5)
+            return
+        except grpc.RpcError:
+            time.sleep(0.1)
+    raise SystemExit("opau-serve does not answer")
+
+
 def resident(pid: int) -> float:
     """Of a process, in MiB."""
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -74,7 +86,7 @@ def main(
         command = [sys.executable, "-m", "opau_onnx.cli.serve", str(path), "--http-port", "-1", "--grpc-port", str(PORT)]
         server = subprocess.Popen([*command, "--log-level", "error"])
         ask = grpc.insecure_channel(f"127.0.0.1:{PORT}").unary_unary(INFER)
-        ask(request(4), timeout=60, wait_for_ready=True)
+        wait(ask)
         before, small, done, sizes = resident(server.pid), Counter[str](), threading.Event(), [0.0]
 
         def good() -> None:

@@ -2,7 +2,7 @@
 
 gRPC reads a message of up to ``max_request_bytes`` for every call, whatever else it is reading. While there are few calls, each
 is received in the cheapest way. Beyond that, a few are received at a time until it shows how large they are, in a way that can
-be ended. While the process has grown by more than ``max_pending_bytes``, some are ended: those that have stalled, then the
+be ended. While the process has grown by about ``max_pending_bytes``, some are ended: those that have stalled, then the
 newest, since the others are nearer to their end.
 """
 
@@ -34,6 +34,9 @@ PATIENCE_SECONDS = 0.5
 """For which a request waits while others are read that seem to be large."""
 STALLED_STEPS = 500
 """Looks after which a request that is not complete counts as stalled, and is ended first."""
+LITTLE, SHORT, ENDING = 1 / 16, 1 / 4, 3 / 4
+"""Growth, in parts of the limit: requests wait a little, requests wait and memory is given back, some requests are ended, since
+more is on its way while the event loop is busy."""
 PORTION = 2
 """One of so many requests is ended at each look, and at least one."""
 LARGE = 2**20
@@ -188,7 +191,7 @@ class Reception:
         young = sum(steps <= PACE_STEPS for steps in self._plain.values())
         young += sum(reading.steps <= PACE_STEPS for reading in self._readings)
         grown = self._grown()
-        return young >= self._room or grown > self._limit // 2 or (grown > self._limit // 16 and time.monotonic() < until)
+        return young >= self._room or grown > SHORT * self._limit or (grown > LITTLE * self._limit and time.monotonic() < until)
 
     def _wake(self) -> None:
         """Let requests that wait for it be read, if they may: the newest, whose clients have the most patience left."""
@@ -208,7 +211,7 @@ class Reception:
         if self._served() != self._models:  # loading and unloading changes what the process needs
             self._measure_base()
         self._give_back_if_grown()
-        if self._grown() > self._limit:
+        if self._grown() > ENDING * self._limit:
             self._end_some()
         self._wake()
         if self._waiters or self._service.pending_bytes or self._crowded(len(self._plain) + len(self._readings)):
@@ -222,7 +225,7 @@ class Reception:
         return (self._resident() or 0) - self._base
 
     def _give_back_if_grown(self) -> None:
-        if self._grown() > self._limit // 2 and time.monotonic() > self._trim_after:
+        if self._grown() > SHORT * self._limit and time.monotonic() > self._trim_after:
             self._give_back()
 
     def _give_back(self) -> None:
