@@ -68,7 +68,7 @@ sweep: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
 
 # The suite with the oldest versions that pyproject.toml allows, and with the newest there are, in environments of their own. By
-# hand: PyTorch as the registry has it brings CUDA's libraries, several GB.
+# hand: PyTorch as the registry has it brings CUDA's libraries, several GB. What they deprecate of each other is no failure.
 test-oldest test-newest: test-%:
 	mkdir -p out
 	$(if $(filter oldest,$*),$(PYTHON) scripts/lower_bounds.py,echo "# none") > out/constraints-$*.txt
@@ -76,7 +76,7 @@ test-oldest test-newest: test-%:
 	$(BUILD)="OPAU_CUDA=OFF" $(VENV)-$*/bin/pip install --quiet --disable-pip-version-check --upgrade -c out/constraints-$*.txt -e '.[dev]'
 	$(VENV)-$*/bin/pip install --quiet --disable-pip-version-check --no-deps rational-activations
 	$(VENV)-$*/bin/pip list --format=freeze > out/versions-$*.txt
-	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest -n $(JOBS) -m "not slow and not portability"
+	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest -n $(JOBS) -m "not slow and not portability" -W ignore::DeprecationWarning
 
 # The CUDA kernels for every architecture that a release holds, and the tests that read their machine code.
 kernels:

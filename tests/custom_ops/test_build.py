@@ -81,10 +81,17 @@ def test_neither_onnxruntime_nor_cuda_is_needed(built: str) -> None:
 @linux
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 machine code")
 def test_each_instruction_set_keeps_its_own_code(built: str) -> None:
-    """No fused instruction in the code for every processor, no call of the C library for it where the instruction is."""
+    """No fused instruction in the code for every processor, no call of the C library for it where the instruction is.
+
+    Read in the build's folder where the installation stripped the names.
+    """
+    candidates = [Path(built), *sorted(ROOT.glob("build/*/libopau_onnx_ops.so"), key=lambda p: p.stat().st_mtime, reverse=True)]
+    named = next((path for path in candidates if "N4opau8baseline" in run("nm", path)), None)
+    if named is None:
+        pytest.skip("the library is stripped, and the folder that it was built in is gone")
     fused: dict[str, set[str]] = {"baseline": set(), "scalar_fma": set(), "avx2": set(), "avx512": set()}
     space = None
-    for line in run("objdump", "-d", "--no-show-raw-insn", built).splitlines():
+    for line in run("objdump", "-d", "--no-show-raw-insn", named).splitlines():
         if found := re.match(r"[0-9a-f]+ <.*?N4opau(?:8baseline|10scalar_fma|4avx2|6avx512)", line):
             space = re.sub(r"^\d+", "", found[0].rpartition("N4opau")[2])
         elif re.match(r"[0-9a-f]+ <", line):
