@@ -29,7 +29,8 @@ class NudgedModel:
         self.rng = rng
         origins = dict(_weights(source))
         # A module that stands at two places has one name here, in the copy as in the source.
-        self._pairs = [(tensor, origins[name]) for name, tensor in _weights(self.model)]
+        # The copy of an exported program has its constants for buffers, which the program itself has not.
+        self._pairs = [(t, origins[name] if name in origins else t.detach().clone()) for name, t in _weights(self.model)]
 
     @torch.no_grad()
     def restore(self) -> None:
