@@ -128,7 +128,7 @@ def test_serving_without_pytorch(file: Path) -> None:
             url = f"http://127.0.0.1:{server.ports()['http']}"
             done = python(command("loadtest", url, "--requests", 40, "--warmup", 0, "--clients", 2, "--expect", file))
             assert done.returncode == 0, done.stderr
-            assert "all answers were right" in done.stdout
+            assert "all responses were correct" in done.stdout
             assert server.end() == 0
         finally:
             process.kill()
