@@ -1,6 +1,6 @@
 """Plant faults one at a time in a copy of the tree, run the tests that should find each, and list the survivors.
 
-    python scripts/plant_faults.py                 # all, an hour
+    python scripts/plant_faults.py                 # all, hours
     python scripts/plant_faults.py --only certify  # those whose file or name holds the word
 
 Faults are textual edits: a text that stands once in a file, and what it becomes. C++ of `custom_ops/certify/` is compiled by

@@ -28,7 +28,7 @@ from opau_onnx.cli.options import (
     input_shapes,
     option,
 )
-from opau_onnx.compare.names import RUNTIMES, TORCH
+from opau_onnx.compare.names import ONNX_SUFFIX, RUNTIMES, TORCH
 from opau_onnx.config import VerifyConfig
 
 app = command_app()
@@ -112,7 +112,7 @@ def _run(
 
         say_if_missing()
         step(f"reading {model}")
-        source = _onnx(model, reading, config) if model.suffix == ".onnx" else reading.load(model)
+        source = _onnx(model, reading, config) if model.suffix == ONNX_SUFFIX else reading.load(model)
         return verify_model(source, files, data=data, settings=config, report=report, html=html, progress=step)
 
 

@@ -8,6 +8,8 @@ TORCH, PYTORCH = "torch", "PyTorch"
 """The reference, as a runtime's name and in sentences."""
 RUNTIMES = (TORCH, *NAMES)
 """Everything that can be run; PyTorch is the reference."""
+ONNX_SUFFIX = ".onnx"
+"""Of a model that is an ONNX file itself."""
 ORIGINAL = "original"
 """PyTorch again, with the modules of another library as they came; run where the model has such."""
 REPORT_SCHEMA = "opau_onnx.verify_report/1"

@@ -105,7 +105,7 @@ class TorchReference(Reference):
     @torch.no_grad()
     def _finish(self, group: Sequence[_Measured]) -> list[list[Expected]]:
         """Measure a group of batches; the copy of the model ends with it."""
-        if group and not (not self.reason and self._measured_in_float64(group)):
+        if group and (self.reason or not self._measured_in_float64(group)):
             self._measure_in_float32(group)
         return [self._expected(batch) for batch in group]
 

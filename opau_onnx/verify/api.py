@@ -16,7 +16,7 @@ from opau_onnx.compare.batches import Batches
 from opau_onnx.compare.examples import file_runs
 from opau_onnx.compare.file_reference import FileReference
 from opau_onnx.compare.isolated import Function
-from opau_onnx.compare.names import PYTORCH, RUNTIMES, TORCH
+from opau_onnx.compare.names import ONNX_SUFFIX, PYTORCH, RUNTIMES, TORCH
 from opau_onnx.compare.sizes import module_runs, size_batches
 from opau_onnx.compare.sketches import Watcher
 from opau_onnx.compare.torch_reference import TorchReference
@@ -31,7 +31,7 @@ from opau_onnx.verify import findings
 from opau_onnx.verify.activations import calls_of, check_activations, check_weights, openers
 from opau_onnx.verify.files import VerifiedFile, close_runs, open_runs, read_file
 from opau_onnx.verify.layers import Subject, look_inside
-from opau_onnx.verify.onnx_model import SUFFIX, OnnxModel, read_onnx_model
+from opau_onnx.verify.onnx_model import OnnxModel, read_onnx_model
 from opau_onnx.verify.report import FileResult, VerifyResult, check_writable, file_record, torch_record, write_reports
 from opau_onnx.verify.runs import ReferenceRun, Work, run_batches
 
@@ -99,7 +99,7 @@ def verify_model(
 
 
 def _reference(model: Any, inputs: Any, settings: VerifyConfig) -> Model:
-    if isinstance(model, (str, Path)) and Path(model).suffix == SUFFIX:
+    if isinstance(model, (str, Path)) and Path(model).suffix == ONNX_SUFFIX:
         model = read_onnx_model(Path(model), inputs, seed=settings.seed)
     if not isinstance(model, OnnxModel):
         return as_source(model, inputs)

@@ -16,9 +16,6 @@ from opau_onnx.graph.whole import read_model
 from opau_onnx.io.calling import read_inputs
 from opau_onnx.io.source import sha256
 
-SUFFIX = ".onnx"
-"""Of a model that is a file of this kind."""
-
 
 @dataclass(frozen=True)
 class OnnxModel:

@@ -14,12 +14,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
 import opau_onnx
 from opau_onnx import QuantizationConfig, ValidationConfig, collapse_model, export_model
-from opau_onnx.cli import lut_output
 from opau_onnx.collapse import lookup_validation, quantize, summary
 from opau_onnx.collapse.lookup_validation import Drift, LutValidation
 from opau_onnx.collapse.passes import lookup
@@ -28,8 +26,7 @@ from opau_onnx.compare.tensors import compare
 from opau_onnx.config import CALIBRATION, Data
 from opau_onnx.errors import CollapseError, LoadError
 from opau_onnx.graph.nodes import opau_nodes
-from opau_onnx.io import datasets
-from opau_onnx.io.samples import Samples, read_samples
+from opau_onnx.io.samples import Samples
 from opau_onnx.nn import HP1, HP2, OrthogonalPade
 from opau_onnx.runtime.processor import saturates_8_bit
 from tests.collapse.quantized_models import qdq
@@ -136,54 +133,6 @@ def test_the_shipped_lenet(
     assert found.accuracy["float"] > 0.9
     assert abs(found.accuracy["collapsed"] - found.accuracy["float"]) <= 0.008
     assert {p.name for p in tmp_path.iterdir()} == {"out.onnx", "temporary"}
-
-
-def test_no_shipped_image_calibrates_and_counts(
-    lenets: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where the data set is not installed."""
-    monkeypatch.setattr(datasets, "find_fashion_mnist", lambda: None)
-    kept: dict[str, Any] = {}
-    reader = quantize._Reader
-
-    def watched(model: ir.Model, samples: Samples) -> Any:
-        kept["rows"] = samples.inputs[0]
-        return reader(model, samples)
-
-    monkeypatch.setattr(quantize, "_Reader", watched)
-    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data="fashion-mnist", quantizing=EIGHT)
-    assert result.equal
-    assert result.quantized is not None
-    assert result.quantized.samples == len(kept["rows"]) == 125
-    assert drift(result).rows == 875
-    assert drift(result).data.endswith("without the first 125, which calibrated")
-    every = read_samples("fashion-mnist", ["images"])
-    tested = {row.tobytes() for row in every.held_out(125).inputs[0]}
-    assert len(tested) == 875
-    assert not tested & {row.tobytes() for row in kept["rows"]}
-
-
-@pytest.mark.parametrize(("saturates", "how", "told"), [
-    (True, QuantizationConfig(), True), (False, QuantizationConfig(), False), (True, QuantizationConfig("int8"), False),
-    (True, QuantizationConfig(reduce_range=True), False),
-], ids=str)  # fmt: skip
-def test_a_processor_that_saturates_is_told_of(
-    saturates: bool, how: QuantizationConfig, told: bool, lenets: dict[int, Path], few: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.setattr(quantize, "saturates_8_bit", lambda: saturates)
-    comparing = ValidationConfig(skip=True)
-    result = collapse_model(lenets[20], tmp_path / "out.onnx", "lut", data=few, quantizing=how, comparing=comparing)
-    assert result.as_dict()["quantization"]["saturates"] is told
-    lut_output.show(Console(width=300), result)
-    assert ("this processor has no VNNI" in capsys.readouterr().out) is told
-
-
-def test_the_users_samples_serve_both_and_the_report_says_so() -> None:
-    given = Samples((np.arange(10),), None, "mine.npz")
-    assert given.calibration(4).inputs[0].tolist() == [0, 1, 2, 3]
-    assert len(given.held_out(4)) == 10
-    assert given.held_out(4).source == "mine.npz, of which the first 4 calibrated"
 
 
 def test_the_file_and_the_report(lenets: dict[int, Path], few: Path, tmp_path: Path) -> None:
@@ -401,33 +350,6 @@ def test_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert logging.root.manager.disable == 0
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ({"form": "standard", "quantizing": QuantizationConfig()}, "quantized for --form lut only"),
-        ({"quantizing": QuantizationConfig(), "data": None}, "give --data"),
-        ({}, "no DequantizeLinear before it"),
-        ({"quantizing": QuantizationConfig("int16")}, "opset 20; 16-bit quantization needs 21"),
-        ({"quantizing": QuantizationConfig(weights="int16")}, "opset 20; 16-bit quantization needs 21"),
-        (
-            {"quantizing": QuantizationConfig(), "comparing": ValidationConfig(min_agreement=1.5)},
-            "expected a share from 0 to 1",
-        ),
-    ],
-)
-def test_what_is_refused(how: dict[str, Any], message: str, lenets: dict[int, Path], few: Path, tmp_path: Path) -> None:
-    with pytest.raises(CollapseError, match=message):
-        collapse_model(lenets[20], tmp_path / "out.onnx", **{"form": "lut", "data": few, **how})
-    assert [p.name for p in tmp_path.iterdir()] == ["temporary"]
-
-
-@pytest.mark.parametrize("how", [{"activations": "int4"}, {"weights": "uint8"}, {"calibration": "mean"}])
-def test_settings(how: dict[str, str]) -> None:
-    (name,) = how
-    with pytest.raises(CollapseError, match=f"{name} is '{how[name]}'; expected one of "):
-        QuantizationConfig(**how)
 
 
 def test_samples_that_do_not_fit(lenets: dict[int, Path], tmp_path: Path) -> None:

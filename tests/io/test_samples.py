@@ -10,7 +10,7 @@ import pytest
 
 from opau_onnx.errors import LoadError
 from opau_onnx.io import datasets
-from opau_onnx.io.samples import read_samples
+from opau_onnx.io.samples import Samples, read_samples
 
 X, Y = np.arange(12.0, dtype=np.float32).reshape(3, 4), np.array([2, 0, 1])
 
@@ -84,3 +84,10 @@ def test_no_such_source(tmp_path: Path) -> None:
         read_samples(tmp_path / "broken.npz", ["x"])
     with pytest.raises(LoadError, match="the model has 2"):
         read_samples("fashion-mnist", ["x", "y"])
+
+
+def test_the_users_samples_serve_both_and_the_report_says_so() -> None:
+    given = Samples((np.arange(10),), None, "mine.npz")
+    assert given.calibration(4).inputs[0].tolist() == [0, 1, 2, 3]
+    assert len(given.held_out(4)) == 10
+    assert given.held_out(4).source == "mine.npz, of which the first 4 calibrated"

@@ -66,6 +66,8 @@ def test_one_weight_is_found(folder: Path, tmp_path: Path) -> None:
     assert "before.onnx gives" in finding.text
     assert "off.onnx does not give what before.onnx gives." in page.read_text()
     assert "PyTorch" not in page.read_text().split("<footer")[0]
+    assert "activations and weights were not compared one by one" in page.read_text()
+    assert "learned activations" not in page.read_text()
 
 
 def test_labels_are_counted(folder: Path, tmp_path: Path) -> None:
